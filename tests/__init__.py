@@ -1,0 +1,1 @@
+"""The tests of pyconmon and pyconmon_client. Real processes, real runtimes."""

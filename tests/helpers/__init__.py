@@ -1,0 +1,1 @@
+"""What several test folders share: bundles, waiting, monitors, sessions, stand-in runtimes."""
