@@ -1,0 +1,134 @@
+"""One poll: descriptors, timers, wake-ups.
+
+Outsiders rely on: callbacks run one at a time, on one thread, in the order in which the kernel reports
+them; a callback may watch, forget and stop freely. Knows nothing of containers. Signals are out of
+scope: whoever handles them writes into a pipe that is watched here.
+"""
+
+from __future__ import annotations
+
+import select
+from time import monotonic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READABLE = select.EPOLLIN
+WRITABLE = select.EPOLLOUT
+HUNG_UP = select.EPOLLHUP | select.EPOLLERR
+
+
+class Timer:
+    """One call in the future; `cancel` may be called at any time, also twice."""
+
+    __slots__ = ("callback", "deadline")
+
+    def __init__(self, deadline: float, callback: Callable[[], None]) -> None:
+        self.deadline = deadline
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class Loop:
+    """Waits for descriptors and timers and calls who asked for them."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        # Regular files cannot be polled (EPERM): they are always ready, as poll(2) says of them.
+        self._always: dict[int, int] = {}
+        self._timers: list[Timer] = []
+        self._stopped = False
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(revents)` whenever one of `events` (EPOLL*/POLL* bits) holds for `fd`.
+
+        Watching a descriptor that is watched already replaces events and callback.
+        """
+        known = fd in self._callbacks
+        self._callbacks[fd] = callback
+        try:
+            if known and fd not in self._always:
+                self._epoll.modify(fd, events)
+            elif not known:
+                self._epoll.register(fd, events)
+            else:
+                self._always[fd] = events
+        except PermissionError:
+            self._always[fd] = events
+
+    def modify(self, fd: int, events: int) -> None:
+        """Change the events of a watched descriptor; 0 leaves only hang-up and error."""
+        if fd in self._always:
+            self._always[fd] = events
+        elif fd in self._callbacks:
+            self._epoll.modify(fd, events)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching. An unknown descriptor is fine; call it before closing the descriptor."""
+        if self._callbacks.pop(fd, None) is None:
+            return
+        if self._always.pop(fd, None) is None:
+            try:
+                self._epoll.unregister(fd)
+            except OSError:  # closed already: the kernel has forgotten it by itself
+                pass
+
+    def call_after(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call `callback()` once, `seconds` from now on the monotonic clock."""
+        timer = Timer(monotonic() + seconds, callback)
+        self._timers.append(timer)
+        return timer
+
+    def stop(self) -> None:
+        """Make `run` return after the callback that is running now."""
+        self._stopped = True
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        self._stopped = False
+        while not self._stopped:
+            self.turn()
+
+    def turn(self, longest: float | None = None) -> None:
+        """Wait for something (at most `longest` seconds) and serve it."""
+        for fd, revents in self._epoll.poll(self._patience(longest)):
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback(revents)
+                if self._stopped:
+                    return
+        if self._always:
+            for fd, events in list(self._always.items()):
+                callback = self._callbacks.get(fd)
+                if callback is not None and events:
+                    callback(events)
+        if self._timers:
+            self._run_timers()
+
+    def _patience(self, longest: float | None) -> float | None:
+        if self._always and any(self._always.values()):
+            return 0.0
+        if not self._timers:
+            return longest
+        self._timers = [timer for timer in self._timers if timer.callback is not None]
+        if not self._timers:
+            return longest
+        left = max(0.0, min(timer.deadline for timer in self._timers) - monotonic())
+        return left if longest is None else min(left, longest)
+
+    def _run_timers(self) -> None:
+        now = monotonic()
+        due = [timer for timer in self._timers if timer.deadline <= now]
+        if not due:
+            return
+        self._timers = [timer for timer in self._timers if timer.deadline > now]
+        for timer in due:
+            callback, timer.callback = timer.callback, None
+            if callback is not None:
+                callback()
+                if self._stopped:
+                    return

@@ -1,0 +1,228 @@
+"""The pumps: container to sinks, clients to the container's stdin, and the drain at the end.
+
+Outsiders rely on: what the container wrote before it ended reaches the sink; a background process that
+holds the pipe delays nothing; nothing here blocks and no buffer grows without bound. Where the bytes go
+(logs, clients) is the monitor's business: it hands in a callable.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from time import monotonic
+
+from pyconmon import linux
+from pyconmon.loop import READABLE, WRITABLE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyconmon.loop import Loop, Timer
+
+BIGGEST_READ = 256 * 1024
+BUSY_PIPE = 1024 * 1024
+FULL_PIPE = 64 * 1024  # a read this large says that the pipe was full: a bigger one saves switches
+MOST_DRAINED_FROM_TERMINAL = 4 * 1024 * 1024
+
+# A stream is chatty after so many small reads in such quick succession; it is then read a few times a
+# second instead of at each line, which costs a line some milliseconds and the machine far less.
+CHATTY_READS = 16
+CHATTY_GAP = 0.05
+CHATTY_SIZE = 4096
+CHATTY_PAUSE = 0.03
+
+
+class Reader:
+    """Reads into one buffer that all streams share; a page of it is touched only once it is needed."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(BIGGEST_READ)
+        self._view = memoryview(self._buffer)
+
+    def read(self, fd: int, stream: int) -> memoryview | None:
+        """Read once: None where nothing is there, an empty view at the end. Valid until `done`."""
+        try:
+            return self._view[: os.readv(fd, [self._view])]
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno == errno.EIO:  # the other side of a terminal is closed
+                return self._view[:0]
+            raise
+
+    def done(self) -> None:
+        """The sinks have what was read."""
+
+
+class Pump:
+    """One stream of the container: read when there is something, hand it to the sink. Owns its descriptor.
+
+    `sink(view)` gives the seconds to wait before more is read (0.0: none), which is how a client that
+    lags paces the container.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        fd: int,
+        stream: int,
+        reader: Reader,
+        sink: Callable[[memoryview], float],
+        *,
+        terminal: bool = False,
+    ) -> None:
+        self.fd = fd
+        self.stream = stream
+        self.batching: Callable[[], bool] = lambda: False
+        self._loop = loop
+        self._reader = reader
+        self._sink = sink
+        self._terminal = terminal
+        self._enlarged = terminal
+        self._timer: Timer | None = None
+        self._small = 0
+        self._last = 0.0
+
+    def start(self) -> None:
+        """Begin to read."""
+        os.set_blocking(self.fd, False)
+        self._loop.watch(self.fd, READABLE, self._ready)
+
+    def _ready(self, revents: int) -> None:
+        view = self._reader.read(self.fd, self.stream)
+        if view is None:
+            return
+        size = len(view)
+        if size == 0:
+            self._ended()
+            return
+        pause = self._sink(view)
+        view.release()
+        self._reader.done()
+        if size >= FULL_PIPE and not self._enlarged:
+            self._enlarged = True
+            linux.enlarge_pipe(self.fd, BUSY_PIPE)
+        if pause <= 0.0:
+            pause = self._chatty_pause(size)
+        if pause > 0.0:
+            self._loop.modify(self.fd, 0)
+            self._timer = self._loop.call_after(pause, self._go_on)
+
+    def _chatty_pause(self, size: int) -> float:
+        now = monotonic()
+        if size > CHATTY_SIZE or now - self._last > CHATTY_GAP:
+            self._small = 0
+        self._small += 1
+        self._last = now
+        return CHATTY_PAUSE if self._small >= CHATTY_READS and self.batching() else 0.0
+
+    def _go_on(self) -> None:
+        self._timer = None
+        if self.fd >= 0:
+            self._loop.modify(self.fd, READABLE)
+
+    def _ended(self) -> None:
+        """All writers are gone. For a terminal that may change again: someone can open it anew."""
+        if self._terminal:
+            self._loop.modify(self.fd, 0)
+            self._loop.forget(self.fd)
+            self._timer = self._loop.call_after(0.1, self.start_again)
+        else:
+            self.close()
+
+    def start_again(self) -> None:
+        """Look at a terminal whose slave was closed: is it open again?"""
+        self._timer = None
+        if self.fd < 0:
+            return
+        view = self._reader.read(self.fd, self.stream)
+        if view is not None and len(view) == 0:
+            self._timer = self._loop.call_after(0.1, self.start_again)
+            return
+        if view is not None:
+            self._sink(view)
+            self._reader.done()
+        self._loop.watch(self.fd, READABLE, self._ready)
+
+    def drain(self) -> None:
+        """Take what is there now, without waiting. Bounded by what the container can have written before
+        this call, so that a background process that never stops cannot keep us."""
+        if self.fd < 0:
+            return
+        left = MOST_DRAINED_FROM_TERMINAL if self._terminal else linux.bytes_waiting(self.fd)
+        while left > 0:
+            view = self._reader.read(self.fd, self.stream)
+            if view is None or len(view) == 0:
+                return
+            left -= len(view)
+            self._sink(view)
+            view.release()
+            self._reader.done()
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self._loop.forget(fd)
+            os.close(fd)
+
+
+class Stdin:
+    """The container's standard input as clients see it. Owns its descriptor (-1: there is none).
+
+    A container without stdin, or with a closed one, swallows what it is sent: a client must not be able
+    to keep the monitor busy with bytes that nobody can take.
+    """
+
+    def __init__(self, loop: Loop, fd: int, *, closes_with_client: bool) -> None:
+        self.fd = fd
+        self._loop = loop
+        self._closes = closes_with_client
+        self._writable: Callable[[], None] | None = None
+        self._waiting: list[Callable[[], None]] = []
+        if fd >= 0:
+            os.set_blocking(fd, False)
+
+    def write(self, data: memoryview) -> int:
+        """Give how many bytes were taken; 0 where the container does not read just now."""
+        if self.fd < 0:
+            return len(data)
+        try:
+            return os.write(self.fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError:  # EPIPE: the container has closed it. EIO: its terminal is gone
+            self.close()
+            return len(data)
+
+    def when_writable(self, callback: Callable[[], None]) -> None:
+        """Call `callback()` once when a write may succeed again."""
+        if self.fd < 0:
+            callback()
+            return
+        if not self._waiting:
+            self._loop.watch(self.fd, WRITABLE, self._ready)
+        self._waiting.append(callback)
+
+    def client_eof(self) -> None:
+        """A client has sent all it will: end of input, if that is this container's way."""
+        if self._closes:
+            self.close()
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self._loop.forget(fd)
+            os.close(fd)
+        self._call_waiting()
+
+    def _ready(self, revents: int) -> None:
+        self._loop.forget(self.fd)
+        self._call_waiting()
+
+    def _call_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for callback in waiting:
+            callback()
