@@ -1,9 +1,8 @@
 """The command line: the option table, the parser and the Options it yields.
 
 Callers rely on parse() reading argv as C conmon does, whose parser is GLib's: a value may begin
-with a dash, positionals are ignored, options are never abbreviated. It also decides which dialect is
-spoken.
-Whether the values make sense together is the matter of checks.py; help texts are in usage.py.
+with a dash, positionals are ignored, options are never abbreviated. Which dialect is spoken is
+decided here too. Whether the values make sense together is for checks.py; help texts are in usage.py.
 """
 
 from __future__ import annotations
@@ -12,12 +11,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-# Kinds of option. FLAG takes no value, the others take one. A LIST may be repeated; elsewhere the last
-# one wins.
+# Kinds of option. A FLAG takes no value. A LIST may be repeated, of the others the last one wins.
 FLAG, STR, I32, I64, LIST = "flag", "str", "i32", "i64", "list"
 
-# long name: (short name or "", kind, attribute of Options, default). An empty attribute: accepted and
-# ignored. Two names with one attribute are aliases (the second one is deprecated, and not in the help).
+# long name: (short name or "", kind, attribute of Options, default). An empty attribute: accepted
+# and ignored. Two names with one attribute are aliases; the second one is deprecated.
 OPTIONS: dict[str, tuple[str, str, str, Any]] = {
     "api-version": ("", FLAG, "api_version", 0),
     "bundle": ("b", STR, "bundle", None),
@@ -74,7 +72,7 @@ OPTIONS: dict[str, tuple[str, str, str, Any]] = {
 
 SHORT = {entry[0]: name for name, entry in OPTIONS.items() if entry[0]}
 
-# Long names that the program of January 2017 knew. Its -p meant --pidfile, the deprecated name of today.
+# Long names that the program of January 2017 knew. Its -p meant --pidfile, a deprecated name today.
 # (no-recovery is ours: nobody else's caller passes it, and it makes sense in both dialects.)
 CLASSIC = frozenset(
     ("terminal", "cid", "runtime", "bundle", "pidfile", "systemd-cgroup", "exec", "no-recovery")
@@ -88,7 +86,7 @@ _RANGES = {I32: (-(2**31), 2**31 - 1), I64: (-(2**63), 2**63 - 1)}
 
 
 class UsageError(Exception):
-    """The command line can't be obeyed. `text` is the complete line for stderr, without the line feed."""
+    """The command line can't be obeyed. `text` is the whole line for stderr, without line feed."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -219,7 +217,7 @@ def parse(argv: list[str]) -> Options:
                     continue
                 if index != start:
                     raise _failed(
-                        f"Error parsing option -{letter}: only one in {shown(word)} can take a value"
+                        f"Error parsing option -{letter}: second one with a value in {shown(word)}"
                     )
                 if index == count:
                     raise _failed(f"Missing argument for -{letter}")
@@ -227,8 +225,8 @@ def parse(argv: list[str]) -> Options:
                 index += 1
         else:
             words.append(word)
-            # From here on a classic exec's argv is the command's. A modern one goes on: Podman's first
-            # positional is the 1 of "--api-version 1".
+            # From here on a classic exec's argv is the command's. The modern dialect goes on:
+            # Podman's first positional is the 1 of "--api-version 1".
             if "exec" in values and _classic(used, words):
                 words += argv[index:]
                 break
@@ -247,25 +245,27 @@ def parse(argv: list[str]) -> Options:
 def _classic(used: set[str], words: list[str]) -> bool:
     """Whether this is the dialect of 2017: the one place that decides.
 
-    Modern callers always give -l, and -u or --exec-process-spec. Classic ones give at least three options
-    of seven, and for exec the command as plain words. Anything else gets the modern error texts, which
-    existing tests match.
+    Modern callers always give -l, and -u or --exec-process-spec. Classic ones give at least three
+    options of seven, and for exec the command as plain words. Anything else gets the modern error
+    texts, which existing tests match.
     """
     return {"cid", "runtime", "pidfile"} <= used <= CLASSIC and ("exec" not in used or bool(words))
 
 
-def _store(values: dict[str, Any], entry: tuple[str, str, str, Any], option: str, value: Any) -> None:
+def _store(
+    values: dict[str, Any], entry: tuple[str, str, str, Any], option: str, value: Any
+) -> None:
     _short, kind, attribute, _default = entry
     if kind == LIST:
         values.setdefault(attribute, []).append(value)
-    elif kind == I32 or kind == I64:
+    elif kind in (I32, I64):
         values[attribute] = _integer(value, kind, option)
     elif attribute:
         values[attribute] = 1 if attribute == "api_version" else value
 
 
 def _integer(text: str, kind: str, option: str) -> int:
-    """A number as C's strtol with base 0 reads it: leading blanks, a sign, 0x10 is 16 and 010 is 8."""
+    """A number as C's strtol reads it with base 0: blanks, a sign, 0x10 is 16 and 010 is 8."""
     digits = text.lstrip(" \t\n\v\f\r")
     negative = digits[:1] == "-"
     if digits[:1] in ("-", "+"):
@@ -289,7 +289,7 @@ def _integer(text: str, kind: str, option: str) -> int:
 
 
 def shown(text: str) -> str:
-    """Foreign text made fit for one line of an error message: 300 characters, none of them control."""
+    """Foreign text made fit for one line of an error message: 300 characters, none a control."""
     if len(text) > 300:
         text = text[:300] + "..."
     return "".join([f"\\x{ord(c):02x}" if c < " " or "\x7f" <= c < "\xa0" else c for c in text])
