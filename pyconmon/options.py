@@ -2,7 +2,7 @@
 
 Callers rely on parse() reading argv as C conmon does, whose parser is GLib's: a value may begin
 with a dash, positionals are ignored, options are never abbreviated. Which dialect is spoken is
-decided here too. Whether the values make sense together is for checks.py; help texts are in usage.py.
+decided here too. Whether the values make sense together is for checks.py; usage.py has the texts.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ LOGS: dict[str, Help] = {
 REPORTS: dict[str, Help] = {
     "container-pidfile": ("FILE", BOTH, "where the runtime writes the container's pid"),
     "conmon-pidfile": ("FILE", BOTH, "where the monitor writes its own pid; not with --sync"),
-    "exit-dir": ("DIR", BOTH, "write the exit code to a file here, named like the container's id"),
+    "exit-dir": ("DIR", BOTH, "write the exit code here, to a file named like the id"),
     "persist-dir": ("DIR", BOTH, "write the exit code to exit here, and oom after an OOM kill"),
     "exit-command": ("PATH", PODMAN, "program to execute at the end, not looked up in PATH"),
     "exit-command-arg": ("ARG", PODMAN, "argument of the exit command; repeatable"),
@@ -73,7 +73,7 @@ MONITOR: dict[str, Help] = {
     "timeout": ("SECONDS", BOTH, "kill the container's processes after this time"),
     "log-level": ("LEVEL", BOTH, "own messages from error, warning, info, debug or trace on"),
     "syslog": ("", BOTH, "send the monitor's own messages to syslog as well"),
-    "no-recovery": ("", PEOPLE, "do not arrange for the container to survive the monitor's death"),
+    "no-recovery": ("", PEOPLE, "make no arrangement for the monitor's own death"),
     "recover": ("DIR", PEOPLE, "take over the container with this bundle, whose monitor has died"),
     "recover-under": ("DIR", PEOPLE, "take over every orphaned container with a bundle below DIR"),
     "version": ("", BOTH, "print the version and exit"),
