@@ -62,7 +62,8 @@ def report(to: str, argv: list[str]) -> None:
         "argv": argv,
         "descriptors": open_ones,
         "blocked": signals(status, b"SigBlk"),
-        "ignored": signals(status, b"SigIgn"),
+        # Perl itself ignores SIGFPE (8), so nothing can be said about that one.
+        "ignored": [number for number in signals(status, b"SigIgn") if number != 8],
         "environment": [os.fsdecode(each) for each in take(to + ".environ").split(b"\0") if each],
         "cwd": os.getcwd(),
         "umask": umask,
