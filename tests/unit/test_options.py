@@ -337,7 +337,7 @@ def test_help_and_table_agree() -> None:
 
 def test_version_text() -> None:
     """CRI-O wants a strict version as the third word, Podman the line's beginning; two lines."""
-    text = usage.version_text()
+    text = usage.version()
     assert text.startswith("conmon version 2.2.1\ncommit: pyconmon ")
     assert text.count("\n") == 2
     assert text.endswith("\n")
@@ -360,3 +360,25 @@ def test_imports_stay_few() -> None:
     of_os |= {"abc", "_abc", "_collections_abc"}
     ours = {"pyconmon", "pyconmon.options", "pyconmon.checks", "__future__"}
     assert set(done.stdout.split()) - of_os == ours
+
+
+def test_version_and_help_of_the_command(pyconmon: Path, tmp_path: Path) -> None:
+    """Callers read both streams together, and start us with next to no environment."""
+    for argv, text in (
+        (["--version"], usage.version()),
+        (["--version", "-c", "x", "--log-rotate", "--log-max-files", "0"], usage.version()),
+        (["--help"], usage.help_text()),
+        (["-th", "--nope"], usage.help_text()),
+    ):
+        done = subprocess.run(
+            [pyconmon, *argv],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=tmp_path,
+            env={"LC_ALL": "C"},
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, text)
+    assert list(tmp_path.iterdir()) == []
