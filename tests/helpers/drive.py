@@ -16,6 +16,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -266,7 +267,7 @@ class Session:
             self.attach_pipe.close()
         for pid in self._monitors():
             try:
-                wait_until(lambda pid=pid: gone(pid), seconds=5)
+                wait_until(partial(gone, pid), seconds=5)
             except AssertionError:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import secrets
 import signal
+from functools import partial
 from pathlib import Path
 
 from tests.helpers.waiting import wait_until
@@ -117,6 +118,10 @@ def sweep() -> None:
         with contextlib.suppress(OSError, ValueError):
             for line in (path / "cgroup.procs").read_text().split():
                 os.kill(int(line), signal.SIGKILL)
-            wait_until(lambda path=path: not (path / "cgroup.procs").read_text(), seconds=5)
+            wait_until(partial(_empty, path), seconds=5)
         with contextlib.suppress(OSError, AssertionError):
             path.rmdir()
+
+
+def _empty(cgroup: Path) -> bool:
+    return not (cgroup / "cgroup.procs").read_text()
