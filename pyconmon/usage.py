@@ -94,7 +94,7 @@ HIDDEN: dict[str, Help] = {
 }
 
 
-def version() -> str:
+def version_text() -> str:
     """Two lines: the conmon version that callers compare, and which program this really is."""
     return f"conmon version {CONMON_VERSION}\ncommit: pyconmon {__version__}\n"
 
