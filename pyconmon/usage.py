@@ -94,9 +94,12 @@ HIDDEN: dict[str, Help] = {
 }
 
 
-def version_text() -> str:
+def version() -> str:
     """Two lines: the conmon version that callers compare, and which program this really is."""
     return f"conmon version {CONMON_VERSION}\ncommit: pyconmon {__version__}\n"
+
+
+version_text = version
 
 
 def help_text() -> str:

@@ -337,7 +337,7 @@ def test_help_and_table_agree() -> None:
 
 def test_version_text() -> None:
     """CRI-O wants a strict version as the third word, Podman the line's beginning; two lines."""
-    text = usage.version_text()
+    text = usage.version()
     assert text.startswith("conmon version 2.2.1\ncommit: pyconmon ")
     assert text.count("\n") == 2
     assert text.endswith("\n")
@@ -365,8 +365,8 @@ def test_imports_stay_few() -> None:
 def test_version_and_help_of_the_command(pyconmon: Path, tmp_path: Path) -> None:
     """Callers read both streams together, and start us with next to no environment."""
     for argv, text in (
-        (["--version"], usage.version_text()),
-        (["--version", "-c", "x", "--log-rotate", "--log-max-files", "0"], usage.version_text()),
+        (["--version"], usage.version()),
+        (["--version", "-c", "x", "--log-rotate", "--log-max-files", "0"], usage.version()),
         (["--help"], usage.help_text()),
         (["-th", "--nope"], usage.help_text()),
     ):

@@ -47,7 +47,7 @@ def test_every_block_is_used() -> None:
 
 
 def test_version() -> None:
-    assert usage.version_text().encode().startswith(GOLDEN["version"])
+    assert usage.version().encode().startswith(GOLDEN["version"])
 
 
 @pytest.mark.parametrize(("message", "line"), GOLDEN["sync"])
