@@ -1,0 +1,246 @@
+"""Creating a container: start its monitor, hear the container's pid, or say why there is none.
+
+Outsiders rely on `create()` to leave nothing behind when it fails or takes too long: no monitor, no
+runtime, no half-made container that the caller would have to know of (the caller deletes that one).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import psutil
+
+from . import process_tree, spawn
+from .errors import CreateError, CreateTimeout, MonitorError, PyconmonError
+from .monitor import ProcessId
+from .wire import SyncReader
+
+# The end of what a monitor printed is enough for an error, and all that is kept.
+_STDERR_KEPT = 64 * 1024
+# A monitor that has failed says so and leaves; this is for one that hangs after closing its pipe.
+_LEAVING_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """One monitor's start. `stdio` are its descriptors 0, 1 and 2; -1 is /dev/null, and for 1 and 2
+    a pipe whose content goes into the error message. `daemon`: it goes into the background."""
+
+    monitor_path: str
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    bundle: str
+    name: str
+    stdio: tuple[int, int, int]
+    daemon: bool
+    seconds: float
+    stderr_file: int = -1
+    """A regular file that descriptor 2 refers to; what is appended to it counts as stderr."""
+
+
+@dataclass(slots=True)
+class _Start:
+    """What must be given back, however it ends."""
+
+    owned: list[int] = field(default_factory=list)
+
+    def own(self, fd: int) -> int:
+        self.owned.append(fd)
+        return fd
+
+    def close(self) -> None:
+        while self.owned:
+            os.close(self.owned.pop())
+
+
+def create(request: CreateRequest) -> tuple[int, spawn.Child]:
+    """(container pid, the started process). Raises CreateError, CreateTimeout or MonitorError."""
+    # A stream socket pair, as CRI-O's client has it.
+    parent, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    start = _Start()
+    stderr = -1
+    try:
+        descriptors = []
+        for number, fd in enumerate(request.stdio):
+            if fd < 0 and number > 0:
+                if stderr < 0:
+                    read, write = os.pipe()
+                    stderr = start.own(read)
+                    start.own(write)
+                fd = write
+            elif fd < 0 or not _is_open(fd):
+                fd = start.own(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+            descriptors.append(fd)
+        before = _size(request.stderr_file)
+        child = spawn.start(
+            request.monitor_path,
+            request.argv,
+            {**request.environment, "_OCI_SYNCPIPE": "3"},
+            descriptors=[*descriptors, child_end.fileno()],
+            cwd=request.bundle,
+            new_group=True,
+        )
+        child_end.close()
+        # Ours must not keep the pipe open: its end tells that the monitor is through.
+        if stderr >= 0:
+            start.owned.remove(write)
+            os.close(write)
+        conversation = _Conversation(request, child, SyncReader(parent.fileno()), stderr, before)
+        try:
+            return conversation.pid(), child
+        except BaseException:
+            conversation.end()
+            raise
+    finally:
+        start.close()
+        parent.close()
+        child_end.close()
+
+
+class _Conversation:
+    """Waiting for the one message, with the monitor's stderr kept and its end noticed."""
+
+    def __init__(
+        self,
+        request: CreateRequest,
+        child: spawn.Child,
+        sync: SyncReader,
+        stderr: int,
+        before: int,
+    ) -> None:
+        self.request, self.child, self.sync, self._stderr = request, child, sync, stderr
+        self._before = before
+        self._said = bytearray()
+        self._deadline = time.monotonic() + request.seconds
+        if stderr >= 0:
+            os.set_blocking(stderr, False)
+
+    def pid(self) -> int:
+        poller = select.poll()
+        poller.register(self.sync.fd, select.POLLIN)
+        if self._stderr >= 0:
+            poller.register(self._stderr, select.POLLIN)
+        while True:
+            messages = self.sync.read()
+            if messages:
+                first = messages[0]
+                if first.value > 0 and first.key in ("pid", "data"):
+                    self._see_foreground_off()
+                    return first.value
+                raise self._failed(first.message.strip())
+            if self.sync.eof:
+                raise self._failed("")
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise CreateTimeout(
+                    f"could not create container {self.request.name}: its monitor "
+                    f"{self.request.monitor_path} reported no pid within {self.request.seconds} s",
+                    self.said(),
+                )
+            for fd, _ in poller.poll(int(left * 1000) + 1):
+                if fd == self._stderr and not self._listen():
+                    poller.unregister(fd)
+
+    def _see_foreground_off(self) -> None:
+        """The modern dialect's first process ends when it has forked the real monitor."""
+        if self.request.daemon and self.child.wait(_LEAVING_SECONDS) != 0:
+            raise self._failed(f"the monitor's first process: status {self.child.returncode}")
+
+    def _failed(self, reason: str) -> MonitorError:
+        self.child.wait(_LEAVING_SECONDS)
+        said = self.said()
+        status = self.child.returncode
+        how = (
+            f"killed by signal {-status}" if status is not None and status < 0 else f"status {status}"
+        )
+        why = reason or said.strip() or f"the monitor ended without a word ({how})"
+        return CreateError(f"could not create container {self.request.name}: {why}", said)
+
+    def _listen(self) -> bool:
+        """False at the end of the monitor's stderr."""
+        try:
+            chunk = os.read(self._stderr, 65536)
+        except BlockingIOError:
+            return True
+        self._said += chunk
+        del self._said[:-_STDERR_KEPT]
+        return bool(chunk)
+
+    def said(self) -> str:
+        """What the monitor (or the runtime through it) printed on its stderr."""
+        if self._stderr >= 0:
+            while (length := len(self._said)) is not None and self._listen():
+                if len(self._said) == length:
+                    break
+        elif self.request.stderr_file >= 0:
+            # Through /proc for a read position of our own, and a right to read.
+            try:
+                with open(f"/proc/self/fd/{self.request.stderr_file}", "rb") as file:
+                    file.seek(max(self._before, _size(self.request.stderr_file) - _STDERR_KEPT))
+                    self._said = bytearray(file.read(_STDERR_KEPT))
+            except OSError:
+                pass
+        return self._said.decode("utf-8", "replace")
+
+    def end(self) -> None:
+        """Nothing that this monitor started stays: the runtime, the container, the monitor."""
+        roots = {root for root in (ProcessId.of(self.child.pid), self._daemon()) if root}
+        if self.child.returncode is not None:
+            roots = {root for root in roots if root.pid != self.child.pid}
+        process_tree.end(None, roots)
+        self.child.wait(_LEAVING_SECONDS)
+        try:
+            self.child.send_signal(signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.child.wait(_LEAVING_SECONDS)
+        self.child.close()
+
+    def _daemon(self) -> ProcessId | None:
+        """The background monitor of a modern create that went wrong."""
+        if not self.request.daemon:
+            return None
+        return read_pidfile(os.path.join(self.request.bundle, "conmon.pid"), self.request.name)
+
+
+def read_pidfile(path: str, name: str = "") -> ProcessId | None:
+    """The process that a pid file names; with a name, only if that is on its command line."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(32).strip()
+        process = ProcessId.of(int(text)) if text.isdigit() else None
+        if process is None or not name:
+            return process
+        return process if name in psutil.Process(process.pid).cmdline() else None
+    except (OSError, psutil.Error):
+        return None
+
+
+def remove_leftovers(bundle: str, names: Sequence[str]) -> None:
+    """Files of an earlier run in the same bundle: a stale exit file would be taken for the truth."""
+    for name in names:
+        try:
+            os.unlink(os.path.join(bundle, name))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            path = os.path.join(bundle, name)
+            raise PyconmonError(f"could not remove {path} of an earlier run: {error}") from error
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _size(fd: int) -> int:
+    return os.fstat(fd).st_size if fd >= 0 else 0

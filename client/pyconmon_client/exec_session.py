@@ -1,0 +1,287 @@
+"""One exec through a monitor, from starting the monitor to its last message, without waiting.
+
+Shared by exec_sync, the live exec process and the asyncio client: they own the waiting (poll or an
+event loop) and call in when a descriptor is ready. What the session owns (descriptors, a folder
+for the pid file, the monitor process) is given back by `close()`, in every way out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import argv as argv_of
+from . import process_tree, spawn
+from .errors import MonitorError, PyconmonError
+from .monitor import ProcessId
+from .wire import Message, SyncReader
+
+
+@dataclass(frozen=True, slots=True)
+class ExecRequest:
+    """What to run, and through what. `process` is an OCI process (modern dialect), else None."""
+
+    monitor_path: str
+    environment: Mapping[str, str]
+    runtime_path: str
+    container: str
+    command: Sequence[str]
+    terminal: bool = False
+    process: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How it ended: `exit_code` or, where the command never ran, `failure`, the reason."""
+
+    exit_code: int = -1
+    failure: str = ""
+
+
+@dataclass(slots=True)
+class _Pipes:
+    """Descriptors by role; `child` ones are closed as soon as the monitor has them."""
+
+    ours: list[int] = field(default_factory=list)
+    child: list[int] = field(default_factory=list)
+
+    def pipe(self, to_child: bool = False) -> tuple[int, int]:
+        read, write = os.pipe()
+        ours, theirs = (write, read) if to_child else (read, write)
+        self.ours.append(ours)
+        self.child.append(theirs)
+        return ours, theirs
+
+    def open_null(self) -> int:
+        fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self.child.append(fd)
+        return fd
+
+    def close_child(self) -> None:
+        while self.child:
+            os.close(self.child.pop())
+
+
+class ExecSession:
+    """A started exec. Poll `sync.fd` and `child.pidfd`, then call `advance()`.
+
+    `stdout` and `stderr` (and `stdin`, when asked for) are our ends of pipes, blocking as made.
+    """
+
+    def __init__(self, request: ExecRequest, *, stdin: bool = False) -> None:
+        self.request = request
+        self.messages: list[Message] = []
+        self._pid = 0
+        self._closed = False
+        self._pipes = _Pipes()
+        self.directory = tempfile.mkdtemp(prefix="pyconmon-exec-")
+        self.pidfile = os.path.join(self.directory, "pidfile")
+        self.started_at = time.monotonic()
+        try:
+            self._start(stdin)
+        except BaseException:
+            self._pipes.close_child()
+            for fd in self._pipes.ours:
+                os.close(fd)
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise
+
+    def _start(self, stdin: bool) -> None:
+        pipes, request = self._pipes, self.request
+        self.stdin = -1
+        if stdin:
+            self.stdin, stdin_child = pipes.pipe(to_child=True)
+        else:
+            stdin_child = pipes.open_null()
+        self.stdout, stdout_child = pipes.pipe()
+        self.stderr, stderr_child = pipes.pipe()
+        sync, sync_child = pipes.pipe()
+        descriptors = [stdin_child, stdout_child, stderr_child, sync_child]
+        environment = {**request.environment, "_OCI_SYNCPIPE": "3"}
+        start_pipe = -1
+        if request.process is not None:
+            start_pipe, start_child = pipes.pipe(to_child=True)
+            descriptors.append(start_child)
+            environment["_OCI_STARTPIPE"] = "4"
+        self.sync = SyncReader(sync)
+        self.child = spawn.start(
+            request.monitor_path, self._argv(), environment, descriptors=descriptors
+        )
+        pipes.close_child()
+        # A monitor of the classic dialect has no start pipe to hold it back, but it needs
+        # milliseconds before it starts the runtime, and this needs none.
+        self.mark = process_tree.mark(self.child.pid)
+        if start_pipe >= 0:
+            pipes.ours.remove(start_pipe)
+            try:
+                os.write(start_pipe, b"\0")
+            except BrokenPipeError:
+                pass  # The monitor has ended already; its status tells why.
+            finally:
+                os.close(start_pipe)
+
+    def _argv(self) -> list[str]:
+        request = self.request
+        if request.process is None:
+            return argv_of.classic_exec(
+                request.container,
+                request.runtime_path,
+                self.pidfile,
+                request.command,
+                terminal=request.terminal,
+            )
+        spec = os.path.join(self.directory, "process.json")
+        with open(spec, "w", encoding="utf-8", errors="surrogateescape") as file:
+            json.dump(request.process, file, ensure_ascii=False)
+        return argv_of.modern_exec(
+            request.container,
+            request.runtime_path,
+            self.pidfile,
+            spec,
+            cuuid=os.path.basename(self.directory),
+        )
+
+    @property
+    def pid(self) -> int:
+        """The command's pid in the caller's pid namespace; 0 before it is known."""
+        if not self._pid:
+            try:
+                with open(self.pidfile, "rb") as file:
+                    text = file.read(32).strip()
+                self._pid = int(text) if text.isdigit() else 0
+            except OSError:
+                pass
+        return self._pid
+
+    def time_left(self, seconds: float) -> float:
+        """How long to wait before `seconds` of the command's run time can have passed.
+
+        The clock starts when the runtime writes the pid file, not when the monitor starts. While
+        it has not, the full time is left: asking again after it, the start is known exactly.
+        """
+        try:
+            age = time.time() - os.stat(self.pidfile).st_mtime
+        except OSError:
+            return seconds
+        return max(0.0, seconds - max(0.0, age))
+
+    def advance(self) -> bool:
+        """Take what the monitor has said; True when it has said everything and has been reaped."""
+        if not self.sync.eof:
+            self.messages += self.sync.read()
+            if not self._pid and self.request.process is not None and self.messages:
+                self._pid = max(0, self.messages[0].value)
+        return self.child.poll() is not None and self.sync.eof
+
+    @property
+    def exit_code(self) -> int | None:
+        """The command's exit code as soon as the monitor has told it."""
+        told = self._told()
+        return told.value if told is not None and told.value >= 0 else None
+
+    def _told(self) -> Message | None:
+        """The message with the result, of either dialect."""
+        for message in self.messages:
+            if message.key == "exit_code":
+                return message
+        if len(self.messages) > 1:
+            return self.messages[1]
+        return None
+
+    def outcome(self) -> Outcome:
+        """After the end: the exit code, or why there is none."""
+        code = self.exit_code
+        if code is not None:
+            return Outcome(code)
+        told = self._told() or (self.messages[0] if self.messages else None)
+        if told is not None and told.message:
+            return Outcome(-1, told.message.strip())
+        status = self.child.returncode
+        if status is not None and status < 0:
+            return Outcome(-1, f"the monitor was killed by signal {-status}")
+        if told is not None and told.value < 0:
+            return Outcome(-1, "the runtime could not start it")
+        return Outcome(status or -1, f"the monitor gave no exit code and ended with status {status}")
+
+    def drain(self, fd: int) -> bytes:
+        """What is in a pipe now, and no more than fits into one.
+
+        All that the command wrote before its end is there; a background process that goes on
+        writing cannot make this endless, one that writes nothing does not make it wait.
+        """
+        os.set_blocking(fd, False)
+        chunks: list[bytes] = []
+        capacity = _capacity(fd)
+        while capacity > 0:
+            try:
+                chunk = os.read(fd, capacity)
+            except BlockingIOError:
+                break
+            if not chunk:
+                break
+            chunks.append(chunk)
+            capacity -= len(chunk)
+        return b"".join(chunks)
+
+    def end_everything(self, seconds: float = 5.0) -> None:
+        """End the command and all that it started, then see the monitor off and reap it."""
+        roots = [root for root in [ProcessId.of(self.pid)] if root and self.pid]
+        deadline = time.monotonic() + seconds
+        process_tree.end(self.mark, roots, spare=[self.child.pid], seconds=seconds)
+        # The monitor now reports and leaves by itself. One that does not is killed: then nothing
+        # of it is left either, since its own children have gone before it.
+        if self.child.wait(max(0.5, deadline - time.monotonic())) is None:
+            self.child.send_signal(signal.SIGKILL)
+            self.child.wait(seconds)
+            process_tree.end(self.mark, [], seconds=seconds)
+        try:
+            self.advance()
+        except PyconmonError:
+            pass
+
+    def signal(self, number: int) -> bool:
+        """Signal the command's main process; False if it has ended (or has not begun)."""
+        if self.exit_code is not None or self.child.returncode is not None or not self.pid:
+            return False
+        process = ProcessId.of(self.pid)
+        return process is not None and process.send_signal(number)
+
+    def close_stdin(self) -> None:
+        self._close("stdin")
+
+    def close(self) -> None:
+        """Give everything back; a command that still runs is ended first."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self.child.poll() is None:
+                self.end_everything()
+        finally:
+            for role in ("stdin", "stdout", "stderr"):
+                self._close(role)
+            os.close(self.sync.fd)
+            self.child.close()
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _close(self, role: str) -> None:
+        fd: int = getattr(self, role)
+        setattr(self, role, -1)
+        if fd >= 0:
+            os.close(fd)
+
+
+def _capacity(fd: int) -> int:
+    import fcntl
+
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    except OSError as error:  # pragma: no cover - our own pipes always have a size
+        raise MonitorError(f"could not ask for the size of a pipe: {error}") from error
