@@ -27,8 +27,12 @@ _LABEL_KEY = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
 _SHORT_ID = 12  # characters of the cid that become the journal's CONTAINER_ID
 
 
-def check(options: Options) -> Options:
-    """The options with defaults, log level and log drivers filled in. Raises UsageError."""
+def check(options: Options, *, created: bool = False) -> Options:
+    """The options with defaults, log level and log drivers filled in. Raises UsageError.
+
+    With `created` they are those of a container that exists already and needs its runtime no more,
+    which may have been removed or replaced since.
+    """
     if options.log_max_files < 0:
         raise _plain(f"log-max-files must be non-negative, got {options.log_max_files}")
     if options.log_rotate and options.log_max_files == 0:
@@ -39,7 +43,7 @@ def check(options: Options) -> Options:
         raise _plain("Container ID not provided. Use --cid")
     changes: dict[str, object] = {"log_level": _level(options.log_level)}
     _check_mode(options)
-    _check_runtime(options)
+    _check_runtime(options, created)
     cwd = _working_directory()
     if options.bundle is None and not options.exec:
         changes["bundle"] = cwd
@@ -100,11 +104,11 @@ def _check_mode(options: Options) -> None:
         raise _error("Container UUID not provided. Use --cuuid")
 
 
-def _check_runtime(options: Options) -> None:
+def _check_runtime(options: Options, created: bool) -> None:
     if options.runtime is None:
         raise _error("Runtime path not provided. Use --runtime")
     # access() as conmon does it, so that a test which hands a directory still gets a failed create.
-    if not os.access(options.runtime, os.X_OK):
+    if not created and not os.access(options.runtime, os.X_OK):
         why = "Permission denied"
         try:
             os.stat(options.runtime)

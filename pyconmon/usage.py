@@ -74,8 +74,8 @@ MONITOR: dict[str, Help] = {
     "log-level": ("LEVEL", BOTH, "own messages from error, warning, info, debug or trace on"),
     "syslog": ("", BOTH, "send the monitor's own messages to syslog as well"),
     "no-recovery": ("", PEOPLE, "make no arrangement for the monitor's own death"),
-    "recover": ("DIR", PEOPLE, "take over the container with this bundle, whose monitor has died"),
-    "recover-under": ("DIR", PEOPLE, "take over every orphaned container with a bundle below DIR"),
+    "recover": ("DIR", PEOPLE, "take over the container whose monitor has died, state is in DIR"),
+    "recover-under": ("DIR", PEOPLE, "take over every such container with its state below DIR"),
     "version": ("", BOTH, "print the version and exit"),
 }
 GROUPS: dict[str, dict[str, Help]] = {

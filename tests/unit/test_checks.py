@@ -298,6 +298,12 @@ def test_classic() -> None:
     assert "/no/such is not valid" in refusal(["-c", "n", "-r", "/no/such", "-p", "/p"])
 
 
+def test_a_container_that_exists_needs_no_runtime() -> None:
+    argv = ["-c", ID, "-u", ID, "-r", "/no/such", *LOG]
+    assert check(parse(argv), created=True).log_drivers == (("k8s-file", "/log"),)
+    assert "/no/such is not valid" in refusal(argv)
+
+
 def test_recovery_needs_nothing_else() -> None:
     assert checked("--recover", "/b").recover == "/b"
     assert checked("--recover-under", "/b", "--log-level", "WARN").log_level == "warning"
