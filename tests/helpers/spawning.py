@@ -37,6 +37,12 @@ class Process:
     def running(self) -> bool:
         return self._status is None and not select.select([self._pidfd], [], [], 0)[0]
 
+    def asleep(self) -> bool:
+        """Whether it waits for something, as the program it was to become."""
+        comm, _, rest = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")
+        own = Path("/proc/self/comm").read_text().strip()
+        return rest.split()[0] == "S" and comm.partition("(")[2] != own
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         if self._status is None:
             signal.pidfd_send_signal(self._pidfd, number)
@@ -88,6 +94,7 @@ def _become(
     os.closerange(0, _LIFTED)
     for number, fd in lifted.items():
         os.dup2(fd, number)
+    os.closerange(_LIFTED, max(map(int, os.listdir("/proc/self/fd"))) + 1)
     # Python ignores these two, and what is ignored stays so over exec: no other caller does that to a monitor.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)

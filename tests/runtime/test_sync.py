@@ -434,7 +434,7 @@ def test_nothing_happens_before_the_start_byte(harness: Harness) -> None:
     called = harness.home / "called"
     container.runtime = harness.script("noting", f"echo >{called}; echo no >&2; exit 1")
     call = container.create(start_pipe=True)
-    wait_until(lambda: asleep(call.process.pid), what="the monitor's wait for the byte")
+    wait_until(lambda: call.process.asleep(), what="the monitor's wait for the byte")
     assert not called.exists()
     assert not container.monitor_pidfile.exists()
     assert call.sync.silent()
@@ -462,12 +462,6 @@ def test_a_start_pipe_that_is_none_is_an_error(harness: Harness, value: str) -> 
     assert call.status() == 1
     assert call.stderr
     assert not container.pidfile.exists()
-
-
-def asleep(pid: int) -> bool:
-    """Whether the process, no copy of ours any more, waits for something."""
-    comm, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
-    return rest.split()[0] == "S" and comm.partition("(")[2] != Path("/proc/self/comm").read_text()
 
 
 # --- the order at the end of a failure
