@@ -54,6 +54,16 @@ class Diag:
     def trace(self, text: str) -> None:
         self._say(TRACE, text)
 
+    def exception(self, error: Exception) -> None:
+        """A fault of our own: say what and where, in one line."""
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = ""
+        if trace is not None:
+            where = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+        self._say(ERROR, f"internal error{where}: {type(error).__name__}: {error}")
+
     def _say(self, level: int, text: str) -> None:
         if level > self.level:
             return
@@ -76,7 +86,8 @@ class Diag:
         try:
             if self._syslog is None:
                 self._syslog = _socket.socket(
-                    _socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
+                    _socket.AF_UNIX,
+                    _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC,
                 )
                 self._syslog.connect("/dev/log")
             self._syslog.send(line.encode("utf-8", "surrogateescape"))

@@ -32,7 +32,11 @@ def write_exit_file(directory: str, name: str, code: int, diag: Diag) -> None:
 
 
 def run_exit_command(
-    options: Options, environment: dict[str, str], oom_score: bytes | None, mask: set[int], diag: Diag
+    options: Options,
+    environment: dict[str, str],
+    oom_score: bytes | None,
+    mask: set[int],
+    diag: Diag,
 ) -> None:
     """Run the exit command, if there is one, and wait for it.
 
@@ -45,7 +49,7 @@ def run_exit_command(
     pid = os.fork()
     if pid == 0:
         try:
-            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+            os.closerange(3, 2**31 - 1)
             if options.exit_delay > 0:
                 sleep(options.exit_delay)
             if oom_score is not None:
@@ -60,9 +64,3 @@ def run_exit_command(
         diag.warn(f"exit command {options.exit_command} ended by signal {os.WTERMSIG(status)}")
     elif os.WEXITSTATUS(status) == 127:
         diag.error(f"exit command {options.exit_command} could not be run")
-
-
-def ignore_signals() -> None:
-    """During the last act nothing may end us half-way."""
-    for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGHUP):
-        _signal.signal(number, _signal.SIG_IGN)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
+MOST_FAILURES = 100
 HUNG_UP = select.EPOLLHUP | select.EPOLLERR
 
 
@@ -35,7 +36,10 @@ class Timer:
 class Loop:
     """Waits for descriptors and timers and calls who asked for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_error: Callable[[Exception], None] | None = None) -> None:
+        """`on_error` hears of exceptions that a callback lets out; without it `turn` raises them."""
+        self._on_error = on_error
+        self._failures = 0
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
         # Regular files cannot be polled (EPERM): they are always ready, as poll(2) says of them.
@@ -96,18 +100,33 @@ class Loop:
     def turn(self, longest: float | None = None) -> None:
         """Wait for something (at most `longest` seconds) and serve it."""
         for fd, revents in self._epoll.poll(self._patience(longest)):
-            callback = self._callbacks.get(fd)
-            if callback is not None:
-                callback(revents)
-                if self._stopped:
-                    return
+            self._serve(fd, revents)
+            if self._stopped:
+                return
         if self._always:
             for fd, events in list(self._always.items()):
-                callback = self._callbacks.get(fd)
-                if callback is not None and events:
-                    callback(events)
+                if events:
+                    self._serve(fd, events)
         if self._timers:
             self._run_timers()
+
+    def _serve(self, fd: int, revents: int) -> None:
+        callback = self._callbacks.get(fd)
+        if callback is None:
+            return
+        try:
+            callback(revents)
+        except Exception as error:
+            self._failed(error)
+            if self._failures % MOST_FAILURES == 0:
+                self.forget(fd)  # what fails for ever must not keep the processor busy for ever
+
+    def _failed(self, error: Exception) -> None:
+        """One room's fault must not take the others with it: a container's exit code above all."""
+        self._failures += 1
+        if self._on_error is None:
+            raise error
+        self._on_error(error)
 
     def _patience(self, longest: float | None) -> float | None:
         if self._always and any(self._always.values()):
@@ -129,6 +148,9 @@ class Loop:
         for timer in due:
             callback, timer.callback = timer.callback, None
             if callback is not None:
-                callback()
+                try:
+                    callback()
+                except Exception as error:
+                    self._failed(error)
                 if self._stopped:
                     return

@@ -76,7 +76,7 @@ class Pump:
         self.stream = stream
         self.batching: Callable[[], bool] = lambda: False
         self._loop = loop
-        self._reader = reader
+        self.reader = reader
         self._sink = sink
         self._terminal = terminal
         self._enlarged = terminal
@@ -90,7 +90,7 @@ class Pump:
         self._loop.watch(self.fd, READABLE, self._ready)
 
     def _ready(self, revents: int) -> None:
-        view = self._reader.read(self.fd, self.stream)
+        view = self.reader.read(self.fd, self.stream)
         if view is None:
             return
         size = len(view)
@@ -99,7 +99,7 @@ class Pump:
             return
         pause = self._sink(view)
         view.release()
-        self._reader.done()
+        self.reader.done()
         if size >= FULL_PIPE and not self._enlarged:
             self._enlarged = True
             linux.enlarge_pipe(self.fd, BUSY_PIPE)
@@ -136,13 +136,13 @@ class Pump:
         self._timer = None
         if self.fd < 0:
             return
-        view = self._reader.read(self.fd, self.stream)
+        view = self.reader.read(self.fd, self.stream)
         if view is not None and len(view) == 0:
             self._timer = self._loop.call_after(0.1, self.start_again)
             return
         if view is not None:
             self._sink(view)
-            self._reader.done()
+            self.reader.done()
         self._loop.watch(self.fd, READABLE, self._ready)
 
     def drain(self) -> None:
@@ -152,13 +152,13 @@ class Pump:
             return
         left = MOST_DRAINED_FROM_TERMINAL if self._terminal else linux.bytes_waiting(self.fd)
         while left > 0:
-            view = self._reader.read(self.fd, self.stream)
+            view = self.reader.read(self.fd, self.stream)
             if view is None or len(view) == 0:
                 return
             left -= len(view)
             self._sink(view)
             view.release()
-            self._reader.done()
+            self.reader.done()
 
     def close(self) -> None:
         if self._timer is not None:

@@ -10,7 +10,16 @@ import os
 
 LONGEST_MESSAGE = 8191  # bytes, before escaping: C conmon's buffer less its NUL
 
-_ESCAPES = {ord('"'): '\\"', ord("\\"): "\\\\", ord("/"): "\\/", 8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}
+_ESCAPES = {
+    ord('"'): '\\"',
+    ord("\\"): "\\\\",
+    ord("/"): "\\/",
+    8: "\\b",
+    9: "\\t",
+    10: "\\n",
+    12: "\\f",
+    13: "\\r",
+}
 
 
 def _escape_table() -> dict[int, str]:
@@ -55,7 +64,9 @@ class SyncPipe:
             return
         line = encode(key, value, message)
         try:
-            os.set_blocking(self.fd, False)  # a caller that never reads must not hold the container up
+            os.set_blocking(
+                self.fd, False
+            )  # a caller that never reads must not hold the container up
             os.write(self.fd, line)
         except OSError:
             self.close()

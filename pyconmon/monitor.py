@@ -1,0 +1,416 @@
+"""THE STORY: one container's life (or one exec'ed command's), top to bottom.
+
+It reads in the order in which things happen. The monitor is an object on a loop: it never blocks, never
+exits, and holds nothing that belongs to the process as a whole. Rooms do not know each other; where two
+meet, this module hands one a callable of the other.
+"""
+
+from __future__ import annotations
+
+import os
+
+import _signal
+
+from pyconmon import fds, linux
+from pyconmon.loop import READABLE
+from pyconmon.reaper import UNKNOWN, exit_status
+from pyconmon.runtime import Child, build_argv, read_pid
+from pyconmon.stdio import Reader
+from pyconmon.streams import Streams
+from pyconmon.survival import has_own_pid_namespace
+from pyconmon.sync_pipe import SyncPipe, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyconmon.diag import Diag
+    from pyconmon.endpoints import Endpoints
+    from pyconmon.journal import Journal
+    from pyconmon.logs import Logs
+    from pyconmon.loop import Loop
+    from pyconmon.oom import OomWatch
+    from pyconmon.options import Options
+    from pyconmon.process import Process
+    from pyconmon.reaper import Reaper
+    from pyconmon.survival import Survival
+
+CREATING, RUNNING, DRAINING, DONE = "creating", "running", "draining", "done"
+TIMED_OUT = b"command timed out"  # CRI-O compares this text
+NO_TERMINAL = b"Runtime did not set up terminal"
+
+
+class Monitor:
+    """Watches one container (or exec'ed command) from before its creation to after its end.
+
+    `status` is the exit status for the process once `phase` is DONE: that of the container, 255 for an
+    unknown one, 1 if there was no container to watch; always 0 in the classic dialect after success.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        process: Process,
+        loop: Loop,
+        reaper: Reaper,
+        logs: Logs,
+        diag: Diag,
+        survival: Survival | None = None,
+    ) -> None:
+        self.options = options
+        self.process = process
+        self.loop = loop
+        self.reaper = reaper
+        self.logs = logs
+        self.diag = diag
+        self.survival = survival
+        self.phase = CREATING
+        self.status = 1
+        self.container_pid = -1
+        self.container_pidfd = -1
+        self.code = UNKNOWN
+        self.timed_out = False
+        self.endpoints: Endpoints | None = None
+        self._classic = options.dialect == "classic"
+        self._key = "data" if options.api_version else "exit_code" if options.exec else "pid"
+        self._sync = SyncPipe(-1)
+        self._attach_pipe = self._start_pipe = -1
+        self._runtime_pid = -1
+        self._runtime_status: int | None = None
+        self._early_end: int | None = None
+        self._oom: OomWatch | None = None
+        self.streams = Streams(options, loop, logs, Reader(), diag)
+        self.streams.survive = (
+            survival is not None
+            and not options.terminal
+            and has_own_pid_namespace(options.bundle or "")
+        )
+
+    # ---- before there is a container ----
+
+    def begin(self, start_pipe: int) -> None:
+        """Adopt the pipes, run the runtime, open the endpoints. Failures are told to the caller."""
+        self._start_pipe = start_pipe
+        try:
+            self._adopt_pipes()
+        except ValueError as error:
+            self.diag.error(str(error))
+            self._finish(1)
+            return
+        try:
+            if self.options.exec_attach or self.options.sdnotify_socket is not None:
+                self._open_endpoints()  # the caller, or the container, uses them before it runs
+            self._create()
+            self._open_endpoints()
+        except OSError as error:
+            self._give_up(_describe(error))
+
+    def _adopt_pipes(self) -> None:
+        self._sync = SyncPipe(fds.from_environment("_OCI_SYNCPIPE"))
+        self.process.disown(self._sync.fd)
+        if self.options.exec_attach:
+            self._attach_pipe = fds.from_environment("_OCI_ATTACHPIPE")
+            if self._attach_pipe < 0:
+                raise ValueError("--attach specified but _OCI_ATTACHPIPE was not")
+
+    def _create(self) -> None:
+        """Fork the runtime; from now on it or its container may end at any moment."""
+        options = self.options
+        pid_file = options.container_pidfile or ""
+        _forget_old_pid(pid_file)
+        child = Child(
+            build_argv(options, self.streams.open(self._terminal_failed)),
+            self.streams.for_runtime(),
+            self.process.environment,
+            start_gate=self._start_pipe if options.exec_attach else -1,
+            oom_score=self.process.oom_score,
+            replace_listen_pid=options.replace_listen_pid,
+            mask=self.process.mask,
+        )
+        self.diag.trace("runtime: " + " ".join(child.argv))
+        self._runtime_pid = child.spawn()
+        self.streams.runtime_started()
+        if self.streams.passthrough and not self._classic:
+            self.process.leave_streams()
+        self.reaper.watch(self._runtime_pid, self._runtime_ended)
+
+    def _open_endpoints(self) -> None:
+        """Sockets and fifos in the bundle; they are there before the caller hears of the container."""
+        if self.endpoints is not None or self._classic:
+            return
+        from pyconmon.endpoints import (
+            Endpoints,
+        )  # while the runtime is at work: this costs us nothing
+
+        self.endpoints = Endpoints(self.options, self.loop, self.diag, self.streams, self.logs)
+        self.endpoints.open()
+        if self._attach_pipe >= 0:
+            # The caller connects now, and only then lets the runtime start by the start pipe.
+            os.write(self._attach_pipe, encode("data", 0))
+
+    # ---- the runtime has returned ----
+
+    def _runtime_ended(self, wait_status: int) -> None:
+        self._runtime_pid = -1
+        self._runtime_status = exit_status(wait_status)
+        self.streams.serve_pending_terminal()
+        self._await_runtime()
+
+    def _terminal_failed(self, text: str) -> None:
+        self._give_up(text.encode())
+
+    def _await_runtime(self) -> None:
+        """Find out whether there is a container, and which process it is."""
+        if self.phase != CREATING:
+            return
+        self.streams.take_messages()
+        status = self._runtime_status
+        if status and not self.options.exec:
+            self._give_up(self._runtime_said(f"exited with status {status}"))
+            return
+        try:
+            pid = read_pid(fds.read_status(self.options.container_pidfile or ""))
+        except (OSError, ValueError) as error:
+            self._give_up(self._runtime_said(f"exited with status {status}: {self._no_pid(error)}"))
+            return
+        if not self.streams.terminal_ready:
+            self._give_up(NO_TERMINAL)
+            return
+        self._announce(pid)
+
+    def _no_pid(self, error: OSError | ValueError) -> str:
+        path = self.options.container_pidfile
+        if isinstance(error, ValueError):
+            return f"the pid file {path} {error}"
+        # Callers have seen this text from GLib for years; some look for it.
+        return f"Failed to open file \u201c{path}\u201d: {error.strerror}"
+
+    def _runtime_said(self, otherwise: str) -> bytes:
+        """What the runtime wrote to stderr, or failing that what can be said of its end."""
+        said = self.streams.messages()
+        if said:
+            return said
+        return f"runtime {self.options.runtime} {otherwise}".encode("utf-8", "surrogateescape")
+
+    def _give_up(self, message: bytes) -> None:
+        """There is no container: say so, and leave no process behind."""
+        if self.phase != CREATING:
+            return
+        text = message.decode("utf-8", "surrogateescape")
+        if self._classic:
+            # A classic client takes any message with a pid in it for success.
+            self.diag.error(text.rstrip("\n"))
+        else:
+            self.diag.error(f"Failed to create container: {text}")
+            self._sync.send(self._key, UNKNOWN, message)
+        if self.endpoints is not None:
+            self.endpoints.close()
+        self.streams.close()
+        self._end_leftovers()
+        self._finish(1)
+
+    def _end_leftovers(self) -> None:
+        from pyconmon import processes  # only where something went wrong
+
+        if self._runtime_pid > 0:
+            self.reaper.forget(self._runtime_pid)
+        processes.kill_children(self.reaper)
+
+    # ---- the container runs ----
+
+    def _announce(self, pid: int) -> None:
+        """The caller hears of the container, and it is watched from here on."""
+        self.container_pid = pid
+        self.phase = RUNNING
+        self.diag.debug(f"container pid {pid}")
+        if self._key != "exit_code":
+            self._sync.send(self._key, pid)
+        self._become_survivable()
+        self._watch_container()
+        if self.phase != RUNNING:
+            return
+        self.streams.flow()
+        if not self._classic and not self.options.exec:
+            self._watch_memory()
+        if self.options.timeout > 0:
+            self.limit_time(self.options.timeout)
+
+    def limit_time(self, seconds: float) -> None:
+        """End the container unless it ends by itself before that."""
+        self.loop.call_after(seconds, self._time_is_up)
+
+    def _become_survivable(self, journal: Journal | None = None) -> None:
+        """Keep what another monitor needs to go on, should we be killed."""
+        if self.survival is not None:
+            reader = self.survival.container_created(
+                self.container_pid, self.streams.inodes, self.logs, journal
+            )
+            if not self.options.terminal:
+                self.streams.read_with(reader)
+
+    def resume(self, pid: int, pidfd: int, journal: Journal) -> None:
+        """Take the place of a dead monitor: the container runs, its streams have been adopted."""
+        self.container_pid, self.container_pidfd = pid, pidfd
+        self.phase = RUNNING
+        self._become_survivable(journal)
+        try:
+            self._open_endpoints()
+        except OSError as error:
+            self.diag.error(f"no endpoints: {_describe(error).decode('utf-8', 'replace')}")
+        self.loop.watch(pidfd, READABLE, lambda revents: self._container_gone())
+        self._watch_memory()
+
+    def owe(self, code: int) -> None:
+        """Take the place of a dead monitor whose container has ended too: report what it owed."""
+        self.phase = DRAINING
+        self.code = code
+        self.wind_down()
+
+    def already_reported(self, code: int) -> None:
+        """Take the place of a dead monitor that had reported everything: the exit command is left."""
+        self.code = code
+        self._finish(code if code >= 0 else 255)
+
+    def _watch_container(self) -> None:
+        ours = self.reaper.is_child(self.container_pid)
+        self.container_pidfd = linux.pidfd_open(self.container_pid)
+        self.reaper.watch(self.container_pid, self._container_ended)
+        self.reaper.all_known()
+        if ours or self.phase != RUNNING:
+            return
+        # Somebody else's child (an odd runtime): the pidfd tells when it ends, and on new kernels how.
+        if self.container_pidfd < 0:
+            self._container_gone()
+        else:
+            self.loop.watch(self.container_pidfd, READABLE, lambda revents: self._container_gone())
+
+    def _container_gone(self) -> None:
+        """A process that is not our child has ended. An unknowable status is never 0."""
+        if self.phase != RUNNING:
+            return
+        self.loop.forget(self.container_pidfd)
+        status = (
+            linux.pidfd_exit_status(self.container_pidfd) if self.container_pidfd >= 0 else None
+        )
+        self._end(UNKNOWN if status is None else exit_status(status))
+
+    def _watch_memory(self) -> None:
+        from pyconmon.oom import OomWatch  # after the pid has been told: nobody waits for this
+
+        directories = [d for d in (self.options.persist_dir, self.options.bundle) if d]
+        self._oom = OomWatch(self.loop, self.diag, self.container_pid, directories)
+        self._oom.start()
+
+    def forward(self, number: int) -> None:
+        """Pass a signal on: to the container, or to the runtime while it creates one."""
+        if number == _signal.SIGWINCH:
+            self.streams.window_changed()
+        elif self.container_pidfd >= 0:
+            try:
+                _signal.pidfd_send_signal(self.container_pidfd, number)
+            except OSError:
+                pass
+        elif self._runtime_pid > 0:
+            os.kill(self._runtime_pid, number)
+
+    def _time_is_up(self) -> None:
+        self.reaper.reap()
+        if self.phase != RUNNING:
+            return
+        self.timed_out = True
+        self._end(UNKNOWN)
+
+    # ---- the end ----
+
+    def _container_ended(self, wait_status: int) -> None:
+        self._end(exit_status(wait_status))
+
+    def _end(self, code: int) -> None:
+        if self.phase != RUNNING:
+            return
+        self.phase = DRAINING
+        self.code = code
+        if self.survival is not None:
+            self.survival.container_ended(code, self.timed_out)
+        self.wind_down()
+
+    def wind_down(self) -> None:
+        """The end, in the order that callers rely on; each step happens whatever became of the others."""
+        for step in (
+            self._last_look_at_memory,
+            self._collect_output,
+            self._stop_overdue,
+            self._close,
+            self._report,
+        ):
+            try:
+                step()
+            except Exception as error:
+                self.diag.exception(error)
+        self._finish(0 if self._classic else self.code if self.code >= 0 else 255)
+
+    def _last_look_at_memory(self) -> None:
+        if self._oom is not None:
+            self._oom.check_now()
+            self._oom.close()
+
+    def _collect_output(self) -> None:
+        """All that the container wrote before its end is in the log when the exit file appears."""
+        self.streams.drain()
+        self.logs.finish(flush_partial=not self.timed_out, sync=not self.options.no_sync_log)
+
+    def _stop_overdue(self) -> None:
+        if self.timed_out:
+            from pyconmon import processes
+
+            processes.kill_overdue(
+                self.container_pid, self.container_pidfd, self.streams.inodes, self.reaper
+            )
+
+    def _close(self) -> None:
+        """The ports that a caller parked with us are free, and clients see the end, before the exit file."""
+        self.process.close_inherited(keep=self._sync.fd)
+        self._start_pipe = self._attach_pipe = -1
+        self.streams.close()
+        if self.endpoints is not None:
+            self.endpoints.finish()
+
+    def _report(self) -> None:
+        """Persist dir first: CRI-O acts on the exit dir's event and reads the persist dir's file."""
+        from pyconmon.exit_report import write_exit_file
+
+        options = self.options
+        if self._classic and not options.exec:
+            write_exit_file(options.bundle or "", "exit", self.code, self.diag)
+        if options.persist_dir is not None:
+            write_exit_file(options.persist_dir, "exit", self.code, self.diag)
+        if options.exit_dir is not None:
+            write_exit_file(options.exit_dir, options.cid or "", self.code, self.diag)
+        if options.exec:
+            self._sync.send(self._key, self.code, TIMED_OUT if self.timed_out else b"")
+        if self.endpoints is not None:
+            self.endpoints.remove()
+
+    def _finish(self, status: int) -> None:
+        self.status = status
+        self.phase = DONE
+        self._sync.close()  # before the exit command starts: callers wait for this end
+        self.logs.close()
+        self.container_pidfd = fds.close(self.container_pidfd)
+        if self.survival is not None:
+            self.survival.reported()
+        self.loop.stop()
+
+
+def _forget_old_pid(path: str) -> None:
+    """A stale pid must never be believed. An empty file is left alone: CRI-O makes it beforehand."""
+    try:
+        if os.stat(path).st_size > 0:
+            os.unlink(path)
+    except OSError:
+        pass
+
+
+def _describe(error: OSError) -> bytes:
+    text = f"{error.strerror or error}"
+    if error.filename is not None:
+        text = f"{text}: {error.filename}"
+    return text.encode("utf-8", "surrogateescape")

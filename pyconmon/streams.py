@@ -1,0 +1,232 @@
+"""The container's three streams, as one thing: pipes or a terminal, and the sinks behind them.
+
+Outsiders rely on: while the runtime is at work its output is read (it can never block on a full pipe) and
+held back, since nobody knows yet whether it is an error message or belongs into the log. How bytes are
+pumped is stdio.py's, what a terminal is console.py's matter.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyconmon import fds
+from pyconmon.stdio import Pump, Reader, Stdin
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyconmon.caller import CallerTerminal
+    from pyconmon.console import Console
+    from pyconmon.diag import Diag
+    from pyconmon.logs import Logs
+    from pyconmon.loop import Loop
+    from pyconmon.options import Options
+
+STDOUT, STDERR = 1, 2  # as in the logs; attached clients know them as 2 and 3
+MOST_HELD = 64 * 1024  # bytes that are held back; a more talkative runtime is logged as it speaks
+HEAD, TAIL = 4096, 8192  # of the runtime's messages
+
+
+class Streams:
+    """Owns the descriptors on our side of the container's streams."""
+
+    def __init__(
+        self, options: Options, loop: Loop, logs: Logs, reader: Reader, diag: Diag
+    ) -> None:
+        self.passthrough = options.dialect == "classic" or logs.passthrough
+        self.inodes: list[int] = []
+        self.stdin = Stdin(loop, -1, closes_with_client=False)
+        self.terminal_ready = not options.terminal
+        self.pumps: list[Pump] = []
+        self._options = options
+        self._loop = loop
+        self._logs = logs
+        self._reader = reader
+        self._diag = diag
+        self._broadcast: Callable[[int, memoryview], float] | None = None
+        self._attached: Callable[[], bool] = lambda: False
+        self._on_terminal: list[Callable[[int], None]] = []
+        self._console: Console | None = None
+        self._caller: CallerTerminal | None = None
+        self._theirs: tuple[int, int, int] | None = None
+        self._held: list[tuple[int, bytes]] | None = []
+        self._held_size = 0
+        self._head = b""
+        self._tail = b""
+        self.survive = False
+
+    def open(self, on_failure: Callable[[str], None]) -> str | None:
+        """Make what the runtime needs; give the path of the console socket, if there is a terminal."""
+        options = self._options
+        path = None
+        if options.terminal:
+            from pyconmon.console import Console
+
+            if options.dialect == "classic":
+                from pyconmon.caller import CallerTerminal
+
+                self._caller = CallerTerminal(self._loop, self._diag)
+            self._console = Console(self._loop, self._diag, self._take_terminal, on_failure)
+            path = self._console.listen((os.environ.get("TMPDIR") or "/tmp").rstrip("/") or "/")
+        if self.passthrough:
+            return path
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        stdin = stdout = null
+        if options.stdin and not options.terminal:
+            stdin, ours = os.pipe2(os.O_CLOEXEC)
+            os.fchmod(stdin, 0o777)
+            self.stdin = Stdin(self._loop, ours, closes_with_client=not options.leave_stdin_open)
+        if not options.terminal:
+            stdout = self._make_pipe(STDOUT)
+        self._theirs = (stdin, stdout, self._make_pipe(STDERR))
+        return path
+
+    def _make_pipe(self, stream: int) -> int:
+        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        # A container's user may open /dev/stdout anew, so the pipe has to let everybody.
+        os.fchmod(theirs, 0o777)
+        self.inodes.append(os.fstat(ours).st_ino)
+        if self.survive:
+            # Opened for reading too, the container itself keeps the pipe alive when we die.
+            both = os.open(f"/proc/self/fd/{theirs}", os.O_RDWR | os.O_CLOEXEC)
+            os.close(theirs)
+            theirs = both
+        self._add_pump(ours, stream)
+        return theirs
+
+    def _add_pump(self, fd: int, stream: int, *, terminal: bool = False) -> Pump:
+        pump = Pump(
+            self._loop,
+            fd,
+            stream,
+            self._reader,
+            lambda view: self._flow(stream, view),
+            terminal=terminal,
+        )
+        pump.batching = lambda: not self._attached()
+        self.pumps.append(pump)
+        return pump
+
+    def for_runtime(self) -> tuple[int, int, int] | None:
+        """The descriptors that become the runtime's 0, 1 and 2; None: it keeps the caller's."""
+        return self._theirs
+
+    def runtime_started(self) -> None:
+        """The runtime has its own copies: close ours, and read."""
+        if self._theirs is not None:
+            for fd in set(self._theirs):
+                os.close(fd)
+        for pump in self.pumps:
+            pump.start()
+
+    def adopt(self, fds_by_stream: dict[int, int], stdin: Stdin) -> None:
+        """Go on with the streams of a container that another monitor has created."""
+        self._held = None
+        self.stdin = stdin
+        for stream, fd in fds_by_stream.items():
+            self.inodes.append(os.fstat(fd).st_ino)
+            self._add_pump(fd, stream, terminal=self._options.terminal and stream == STDOUT).start()
+
+    def read_with(self, reader: Reader) -> None:
+        """From now on read with this one."""
+        self._reader = reader
+        for pump in self.pumps:
+            pump.reader = reader
+
+    # ---- the terminal ----
+
+    def when_terminal(self, callback: Callable[[int], None]) -> None:
+        """Call `callback(master)` as soon as there is a terminal."""
+        self._on_terminal.append(callback)
+
+    def serve_pending_terminal(self) -> None:
+        """The runtime has ended: a terminal that waits to be accepted is accepted now."""
+        if self._console is not None and not self.terminal_ready:
+            self._console.pending()
+
+    def _take_terminal(self, master: int) -> None:
+        self.terminal_ready = True
+        if self._caller is not None:
+            self._caller.attach(master)
+            return
+        self.stdin.close()
+        self.stdin.fd = os.dup(master)  # a client's end is no end of a terminal's input: that is ^D
+        os.set_blocking(self.stdin.fd, False)
+        self._add_pump(master, STDOUT, terminal=True).start()
+        for callback in self._on_terminal:
+            callback(self.stdin.fd)
+
+    def window_changed(self) -> None:
+        """The caller's own terminal has a new size (classic dialect)."""
+        if self._caller is not None:
+            self._caller.window_changed()
+
+    # ---- where the bytes go ----
+
+    def connect(
+        self, broadcast: Callable[[int, memoryview], float], attached: Callable[[], bool]
+    ) -> None:
+        """Send output to attached clients too."""
+        self._broadcast = broadcast
+        self._attached = attached
+
+    def _flow(self, stream: int, view: memoryview) -> float:
+        if self._held is not None and self._hold(stream, view):
+            return 0.0
+        self._logs.write(stream, view)
+        if self._broadcast is not None and self._attached():
+            # With a terminal all of the container's output is stream 2; 3 is only the runtime's words.
+            return self._broadcast(stream + 1, view)
+        return 0.0
+
+    def _hold(self, stream: int, view: memoryview) -> bool:
+        """Keep what comes while the runtime is at work; say whether it was kept."""
+        data = bytes(view)
+        if stream == STDERR:
+            room = HEAD - len(self._head)
+            self._head += data[:room]
+            self._tail = (self._tail + data[room:])[-TAIL:]
+        if self._held_size + len(data) > MOST_HELD:
+            self.flow()
+            self._held = None
+            return False
+        if self._held is not None:
+            self._held.append((stream, data))
+            self._held_size += len(data)
+        return True
+
+    def messages(self) -> bytes:
+        """The runtime's stderr: its beginning and its end."""
+        return self._head + self._tail
+
+    def take_messages(self) -> None:
+        """The runtime has ended: read what it left, without waiting (others may hold the pipe)."""
+        for pump in self.pumps:
+            if pump.stream == STDERR:
+                pump.drain()
+
+    def flow(self) -> None:
+        """There is a container: what was held back is its output, and the rest flows."""
+        held, self._held = self._held, None
+        for stream, data in held or ():
+            self._flow(stream, memoryview(data))
+
+    # ---- the end ----
+
+    def drain(self) -> None:
+        """Take all that was written before now."""
+        self.flow()
+        for pump in sorted(self.pumps, key=lambda pump: pump.stream):
+            pump.drain()
+
+    def close(self) -> None:
+        """Close everything; a terminal of the caller gets its settings back."""
+        for pump in self.pumps:
+            pump.close()
+        self.stdin.close()
+        if self._console is not None:
+            self._console.close()
+        if self._caller is not None:
+            self._caller.finish()
+            self._caller.restore()
