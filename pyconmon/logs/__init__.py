@@ -50,11 +50,8 @@ def parse_log_path(spec: str) -> tuple[str, str | None] | None:
     return "k8s-file", spec
 
 
-def open_logs(options: Options, diag: Diag, loop: Loop | None = None) -> Logs:
-    """Open the drivers of `options.log_drivers`. A log file that cannot be opened is an OSError.
-
-    With `loop`, entries that the journal has no room for yet are sent as soon as it has.
-    """
+def open_logs(options: Options, diag: Diag) -> Logs:
+    """Open the drivers of `options.log_drivers`. A log file that cannot be opened is an OSError."""
     logs = Logs(diag)
     for driver, path in options.log_drivers:
         if driver == "passthrough":
@@ -62,7 +59,7 @@ def open_logs(options: Options, diag: Diag, loop: Loop | None = None) -> Logs:
         elif driver == "journald" and logs.journal is None:
             from pyconmon.logs.journald import Journald
 
-            logs.journal = Journald.from_options(options, diag, loop)
+            logs.journal = Journald.from_options(options, diag)
         elif driver == "k8s-file" and path is not None:
             from pyconmon.logs.k8s_file import K8sFile
 
@@ -93,6 +90,11 @@ class Logs:
         # Called before each write to a log file with (consumed, inode, offset): so many bytes of
         # the present write()'s data are in the file, and that is the file and its size.
         self.checkpoint: Callable[[int, int, int], None] | None = None
+
+    def use_loop(self, loop: Loop) -> None:
+        """From now on, what the journal has no room for is sent from `loop` as soon as it has."""
+        if self.journal is not None:
+            self.journal.use_loop(loop)
 
     def write(self, stream: int, data: memoryview | bytes) -> None:
         """Log what one read of stdout (1) or stderr (2) gave; `data` may be reused afterwards.

@@ -60,9 +60,11 @@ def replace(path: str, fd: int) -> int:
     present = _look(path)
     if present is None:
         return os.open(path, CREATE, MODE)
-    if not is_regular(present):
-        # A link: what it points to is emptied, or created if it has been moved. A fifo: as it is.
+    if present.st_mode & 0o170000 == 0o120000:
+        # A link: what it points to is emptied, or created if it has been moved away.
         return os.open(path, FLAGS | os.O_CREAT | os.O_TRUNC, MODE)
+    if not is_regular(present):
+        return open_log(path)
     try:
         new = _create(path + ".tmp")
         try:

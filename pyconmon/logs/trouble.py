@@ -46,5 +46,5 @@ class Trouble:
         """A write went through."""
         if self.bad:
             self.bad = False
-            self._diag.info(f"{self._name}: works again, {self.lost} bytes were lost")
+            self._diag.info(f"{self._name}: works again; at most {self.lost} bytes were lost")
             self.lost = 0
