@@ -102,9 +102,11 @@ class Served:
 
         def at_end() -> bool:
             try:
-                return client.recv(65536) == b""
+                packet = client.recv(65536)
             except BlockingIOError:
                 return False
+            assert packet == b""
+            return True
 
         serve_until(self.loop, at_end)
 
@@ -314,14 +316,15 @@ def test_the_container_is_paced_and_the_client_then_told_of_its_loss(
     paced = [pause for pause in pauses if pause]
     assert len(paced) == pytest.approx(2 * MIB / 65536, abs=2)
     assert set(paced) == {65536 / (16 * MIB)}
-    packets = []
+    packets: list[bytes] = []
 
     def ended() -> bool:
         try:
-            packets.append(slow.recv(65536))
+            while not packets or packets[-1]:
+                packets.append(slow.recv(65536))
         except BlockingIOError:
             return False
-        return packets[-1] == b""
+        return True
 
     serve_until(served.loop, ended)
     assert packets[-2] == attach.FAREWELL
@@ -549,10 +552,6 @@ def test_at_the_end_clients_see_an_end_of_file(make: Make, monkeypatch: pytest.M
     monkeypatch.setattr(attach, "LONGEST_FINISH", 60.0)
     served = make()
     idle, typing, lagging = served.connect(), served.connect(), served.connect()
-    late = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    served.clients.append(late)
-    late.setblocking(False)
-    late.connect(str(served.bundle / "attach"))  # not accepted yet
     data = os.urandom(2 * MIB)
     served.server.broadcast(2, memoryview(data[: 1 * MIB]))
     for client in (idle, typing):
@@ -562,6 +561,10 @@ def test_at_the_end_clients_see_an_end_of_file(make: Make, monkeypatch: pytest.M
         served.packets(client, 1 * MIB)
     typing.send(b"nobody reads this")
     typing.send(b"")
+    late = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    served.clients.append(late)
+    late.setblocking(False)
+    late.connect(str(served.bundle / "attach"))  # not accepted yet
     done: list[bool] = []
     served.server.finish(lambda: done.append(True))
     for client in (idle, typing, late):
