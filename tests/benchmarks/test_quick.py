@@ -76,7 +76,7 @@ def test_a_case_that_fails_costs_the_others_nothing(harness: list[str], tmp_path
     assert done.returncode == 1
     assert "left out: create: FAILED" in done.stdout
     document = json.loads((tmp_path / "results.json").read_text())
-    assert [entry["case"] for entry in document["results"]][0] == "create to exit of true"
+    assert next(entry["case"] for entry in document["results"]) == "create to exit of true"
     assert any(entry["case"] == "--version" for entry in document["results"])
 
 
