@@ -60,7 +60,7 @@ START_UP_MODULES = {
     "_frozen_importlib_external", "_imp", "_io", "_prctl", "_signal", "_socket", "_stat", "_struct",
     "_thread", "_warnings", "_weakref", "abc", "builtins", "codecs", "encodings",
     "encodings.aliases", "encodings.ascii", "encodings.latin_1", "encodings.utf_8", "errno", "fcntl",
-    "genericpath", "io", "marshal", "os", "os.path", "posix", "posixpath", "select", "stat", "struct",
+    "genericpath", "io", "marshal", "mmap", "os", "os.path", "posix", "posixpath", "select", "stat", "struct",
     "sys", "termios", "time", "winreg", "zipimport", "__future__",
 }  # fmt: skip
 
