@@ -82,16 +82,17 @@ def watch(options: Options, process: Process, logs: Logs, diag: Diag, words: lis
     if daemon and not options.sync:
         process.go_to_background(options.conmon_pidfile)
     monitor = _make(options, process, logs, diag, words)
-    if daemon and not logs.passthrough:
-        process.leave_streams()
-        diag.mute_stderr()
     try:
-        process.become_parent_of_orphans() if daemon else process.only_subreaper()
-    except OSError as error:
-        diag.error(f"cannot become a child subreaper: {error.strerror}")
+        monitor.adopt_pipes(start_pipe)
+        if daemon and not logs.passthrough:
+            process.leave_streams()
+            diag.mute_stderr()
+        process.become_parent_of_orphans(new_session=daemon)
+    except (ValueError, OSError) as error:
+        diag.error(str(error))
         return 1
     process.take_signals(monitor.loop, monitor.reaper.reap, monitor.forward)
-    monitor.begin(start_pipe)
+    monitor.begin()
     return serve(monitor)
 
 

@@ -51,7 +51,9 @@ class Endpoints:
         if options.bundle is None or self._streams.passthrough:
             return
         link = None if options.full_attach else (options.socket_dir_path, options.cuuid or "")
-        self._attach = AttachServer(self._loop, self._diag, options.bundle, link, self._streams)
+        self._attach = AttachServer(
+            self._loop, self._diag, options.bundle, link, self._streams.stdin
+        )
         self._attach.open()
         self._streams.connect(self._attach.broadcast, self._has_clients)
         self._control = Control(

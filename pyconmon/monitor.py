@@ -7,9 +7,8 @@ meet, this module hands one a callable of the other.
 
 from __future__ import annotations
 
-import os
-
 import _signal
+import os
 
 from pyconmon import fds, linux
 from pyconmon.loop import READABLE
@@ -86,15 +85,8 @@ class Monitor:
 
     # ---- before there is a container ----
 
-    def begin(self, start_pipe: int) -> None:
-        """Adopt the pipes, run the runtime, open the endpoints. Failures are told to the caller."""
-        self._start_pipe = start_pipe
-        try:
-            self._adopt_pipes()
-        except ValueError as error:
-            self.diag.error(str(error))
-            self._finish(1)
-            return
+    def begin(self) -> None:
+        """Run the runtime, open the endpoints. Failures are told to the caller."""
         try:
             if self.options.exec_attach or self.options.sdnotify_socket is not None:
                 self._open_endpoints()  # the caller, or the container, uses them before it runs
@@ -103,7 +95,9 @@ class Monitor:
         except OSError as error:
             self._give_up(_describe(error))
 
-    def _adopt_pipes(self) -> None:
+    def adopt_pipes(self, start_pipe: int) -> None:
+        """Take over the caller's pipes. Raises ValueError for one that is missing or not open."""
+        self._start_pipe = start_pipe
         self._sync = SyncPipe(fds.from_environment("_OCI_SYNCPIPE"))
         self.process.disown(self._sync.fd)
         if self.options.exec_attach:

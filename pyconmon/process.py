@@ -6,9 +6,8 @@ and signals only wake the loop. A container is out of scope: a process could hol
 
 from __future__ import annotations
 
-import os
-
 import _signal
+import os
 
 from pyconmon import fds, linux
 from pyconmon.loop import READABLE
@@ -81,16 +80,15 @@ class Process:
             os.dup2(null, fd)
         os.close(null)
 
-    def become_parent_of_orphans(self) -> None:
-        """Own session, and every orphan below us becomes our child. Raises OSError for the latter."""
-        try:
-            os.setsid()
-        except OSError:  # a group leader already, as with --sync under a caller that used setpgid
-            pass
-        self.only_subreaper()
-
-    def only_subreaper(self) -> None:
-        """Every orphan below us becomes our child; the session stays the caller's. Raises OSError."""
+    def become_parent_of_orphans(self, *, new_session: bool) -> None:
+        """Have every orphan below us become our child. Raises OSError where the kernel refuses."""
+        if new_session:
+            try:
+                os.setsid()
+            except (
+                OSError
+            ):  # a group leader already, as with --sync under a caller that used setpgid
+                pass
         linux.set_child_subreaper(True)
 
     def take_signals(

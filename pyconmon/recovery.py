@@ -13,7 +13,6 @@ import os
 from pyconmon import linux
 from pyconmon.journal import Journal
 from pyconmon.reaper import UNKNOWN, exit_status
-from pyconmon.stdio import Stdin
 from pyconmon.survival import JOURNAL_FILE, STATE_FILE, VERSION, Survival
 
 TYPE_CHECKING = False
@@ -130,7 +129,7 @@ def _go_on(
     survival = Survival(directory, state["argv"], process, diag)
     survival.state.update(state)
     monitor = Monitor(options, process, Loop(diag.exception), Reaper(), logs, diag, survival)
-    process.become_parent_of_orphans()
+    process.become_parent_of_orphans(new_session=False)
     process.take_signals(monitor.loop, monitor.reaper.reap, monitor.forward)
     unlogged = journal.unlogged()
     if unlogged is not None:
@@ -142,11 +141,7 @@ def _go_on(
         os.close(pidfd)
         pidfd = -1
     streams = _streams(pid if pidfd >= 0 else -1, state["pipes"])
-    stdin = Stdin(
-        monitor.loop,
-        _stdin(pid) if options.stdin and pidfd >= 0 else -1,
-        closes_with_client=not options.leave_stdin_open,
-    )
+    stdin = _stdin(pid) if options.stdin and pidfd >= 0 else -1
     if state["phase"] == "running" and pidfd >= 0:
         monitor.streams.adopt(streams, stdin)
         monitor.resume(pid, pidfd, journal)

@@ -173,22 +173,29 @@ class Stdin:
     """The container's standard input as clients see it. Owns its descriptor (-1: there is none).
 
     A container without stdin, or with a closed one, swallows what it is sent: a client must not be able
-    to keep the monitor busy with bytes that nobody can take.
+    to keep the monitor busy with bytes that nobody can take. One whose terminal is still to come takes
+    nothing yet.
     """
 
-    def __init__(self, loop: Loop, fd: int, *, closes_with_client: bool) -> None:
-        self.fd = fd
+    def __init__(self, loop: Loop, *, awaited: bool = False) -> None:
+        self.fd = -1
         self._loop = loop
-        self._closes = closes_with_client
-        self._writable: Callable[[], None] | None = None
+        self._awaited = awaited
+        self._closes = False
         self._waiting: list[Callable[[], None]] = []
-        if fd >= 0:
-            os.set_blocking(fd, False)
+
+    def open(self, fd: int, *, closes_with_client: bool) -> None:
+        """Take over the descriptor of the pipe or terminal."""
+        os.set_blocking(fd, False)
+        self.fd = fd
+        self._closes = closes_with_client
+        self._awaited = False
+        self._call_waiting()
 
     def write(self, data: memoryview) -> int:
         """Give how many bytes were taken; 0 where the container does not read just now."""
         if self.fd < 0:
-            return len(data)
+            return 0 if self._awaited else len(data)
         try:
             return os.write(self.fd, data)
         except BlockingIOError:
@@ -199,10 +206,10 @@ class Stdin:
 
     def when_writable(self, callback: Callable[[], None]) -> None:
         """Call `callback()` once when a write may succeed again."""
-        if self.fd < 0:
+        if self.fd < 0 and not self._awaited:
             callback()
             return
-        if not self._waiting:
+        if not self._waiting and self.fd >= 0:
             self._loop.watch(self.fd, WRITABLE, self._ready)
         self._waiting.append(callback)
 
@@ -213,6 +220,7 @@ class Stdin:
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
+        self._awaited = False
         if fd >= 0:
             self._loop.forget(fd)
             os.close(fd)

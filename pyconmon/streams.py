@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 
-from pyconmon import fds
 from pyconmon.stdio import Pump, Reader, Stdin
 
 TYPE_CHECKING = False
@@ -36,7 +35,7 @@ class Streams:
     ) -> None:
         self.passthrough = options.dialect == "classic" or logs.passthrough
         self.inodes: list[int] = []
-        self.stdin = Stdin(loop, -1, closes_with_client=False)
+        self.stdin = Stdin(loop, awaited=options.terminal)
         self.terminal_ready = not options.terminal
         self.pumps: list[Pump] = []
         self._options = options
@@ -76,7 +75,7 @@ class Streams:
         if options.stdin and not options.terminal:
             stdin, ours = os.pipe2(os.O_CLOEXEC)
             os.fchmod(stdin, 0o777)
-            self.stdin = Stdin(self._loop, ours, closes_with_client=not options.leave_stdin_open)
+            self.stdin.open(ours, closes_with_client=not options.leave_stdin_open)
         if not options.terminal:
             stdout = self._make_pipe(STDOUT)
         self._theirs = (stdin, stdout, self._make_pipe(STDERR))
@@ -120,10 +119,11 @@ class Streams:
         for pump in self.pumps:
             pump.start()
 
-    def adopt(self, fds_by_stream: dict[int, int], stdin: Stdin) -> None:
-        """Go on with the streams of a container that another monitor has created."""
+    def adopt(self, fds_by_stream: dict[int, int], stdin: int) -> None:
+        """Go on with the streams of a container that another monitor has created (stdin -1: none)."""
         self._held = None
-        self.stdin = stdin
+        if stdin >= 0:
+            self.stdin.open(stdin, closes_with_client=not self._options.leave_stdin_open)
         for stream, fd in fds_by_stream.items():
             self.inodes.append(os.fstat(fd).st_ino)
             self._add_pump(fd, stream, terminal=self._options.terminal and stream == STDOUT).start()
@@ -150,12 +150,12 @@ class Streams:
         if self._caller is not None:
             self._caller.attach(master)
             return
-        self.stdin.close()
-        self.stdin.fd = os.dup(master)  # a client's end is no end of a terminal's input: that is ^D
-        os.set_blocking(self.stdin.fd, False)
+        stdin = os.dup(master)  # close-on-exec, as all that Python makes
+        # A client's end is no end of a terminal's input: that is ^D.
+        self.stdin.open(stdin, closes_with_client=False)
         self._add_pump(master, STDOUT, terminal=True).start()
         for callback in self._on_terminal:
-            callback(self.stdin.fd)
+            callback(stdin)
 
     def window_changed(self) -> None:
         """The caller's own terminal has a new size (classic dialect)."""
