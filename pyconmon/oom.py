@@ -86,6 +86,7 @@ class OomWatch:
         self._event_fd = -1
         self._removal_mark = ""  # a file that is gone as soon as the cgroup is
         self._seen = 0
+        self._reported = False
 
     def start(self) -> None:
         """Begin to watch; what stands in the way of it is a debug message."""
@@ -101,6 +102,7 @@ class OomWatch:
                 self._watch_v2(directory)
             else:
                 self._watch_v1(directory)
+            self._compare()
         except OSError as error:
             self._diag.debug(f"cannot watch for OOM: {error}")
             self.close()
@@ -121,13 +123,11 @@ class OomWatch:
         self._counters_fd = self._event_fd = -1
 
     def _watch_v2(self, directory: str) -> None:
-        path = os.path.join(directory, "memory.events")
-        self._open_counters(path)
+        self._open_counters(os.path.join(directory, "memory.events"))
         # A change of a kernfs file is POLLPRI until the file is read again, so no inotify is needed.
+        # An ordinary file in its place is read at the end only.
         if pollable(self._counters_fd):
             self._loop.watch(self._counters_fd, select.POLLPRI, self._counters_changed)
-        else:
-            self._diag.debug(f"{path} cannot be polled: it is read at the end")
 
     def _watch_v1(self, directory: str) -> None:
         control = os.path.join(directory, "cgroup.event_control")
@@ -175,7 +175,9 @@ class OomWatch:
         self._report()
 
     def _report(self) -> None:
-        self._diag.info("the container ran out of memory")
+        if not self._reported:
+            self._reported = True
+            self._diag.info("the container ran out of memory")
         for directory in self._directories:
             try:
                 make_empty(os.path.join(directory, NAME))
