@@ -539,6 +539,10 @@ def test_resuming_a_write_that_was_cut_off(
     expected = contents(whole)
 
     mark = tmp_path / "mark"
+
+    def note(*values: int) -> None:
+        mark.write_text(" ".join(map(str, values)))
+
     path = tmp_path / "cut" / "ctr.log"
     nth, cuts, died = 0, [0, 1, 44, 46, 47, 90, 200, 8237, 8238, 10**6], 0
     while True:
@@ -548,7 +552,7 @@ def test_resuming_a_write_that_was_cut_off(
             path.parent.mkdir()
             logs = opened(path, **changes)
             logs.write(2, before)
-            logs.checkpoint = lambda *values: mark.write_text(" ".join(map(str, values))) and None
+            logs.checkpoint = note
 
             def child(logs: Logs = logs, death: Death | None = None) -> None:
                 death = Death(nth, cut)  # noqa: B023
@@ -582,7 +586,7 @@ def test_resuming_a_write_that_was_cut_off(
 
 def test_a_checkpoint_says_what_is_in_the_file(path: Path) -> None:
     logs = opened(path)
-    seen = []
+    seen: list[int] = []
 
     def checkpoint(consumed: int, inode: int, offset: int) -> None:
         assert inode == path.stat().st_ino and offset == path.stat().st_size

@@ -31,7 +31,7 @@ class FakeJournal:
 
     def receive(self) -> list[bytes]:
         """All entries that have come, those in memfds too."""
-        result = []
+        result: list[bytes] = []
         while True:
             try:
                 data, control, _flags, _address = self.socket.recvmsg(1 << 20, 64)
@@ -271,10 +271,12 @@ def test_a_journal_that_hangs_costs_little(
     heard = Heard()
     logs = driver(journal.path, heard)
     wait = logs._socket.wait
-    monkeypatch.setattr(
-        "pyconmon.logs.journal_socket.JournalSocket.wait",
-        lambda self, seconds: waits.append(seconds) or wait(seconds),
-    )
+
+    def counted(_self: object, seconds: float) -> bool:
+        waits.append(seconds)
+        return wait(seconds)
+
+    monkeypatch.setattr("pyconmon.logs.journal_socket.JournalSocket.wait", counted)
     loop = OneLoop()
     if with_loop:
         logs.use_loop(loop)  # type: ignore[arg-type]

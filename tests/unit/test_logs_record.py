@@ -50,10 +50,7 @@ TABLE = [
     (b"x" * 8192 + b"\n", [b"P " + b"x" * 8192 + b"\n", b"F \n"]),
     (
         b"a\n" + b"x" * 16400 + b"\nb",
-        [b"F a\n"]
-        + [b"P " + b"x" * 8192 + b"\n"] * 2
-        + [b"F " + b"x" * 16 + b"\n"]
-        + [b"P b\n"],
+        [b"F a\n"] + [b"P " + b"x" * 8192 + b"\n"] * 2 + [b"F " + b"x" * 16 + b"\n"] + [b"P b\n"],
     ),
 ]
 
@@ -64,9 +61,7 @@ def test_records(data: bytes, expected: list[bytes]) -> None:
 
 
 def some_bytes(rng: random.Random) -> bytes:
-    lengths = rng.choice(
-        [(0, 3), (0, 200), (8000, 8400), (0, 30000), (8191, 8193), (40000, 70000)]
-    )
+    lengths = rng.choice([(0, 3), (0, 200), (8000, 8400), (0, 30000), (8191, 8193), (40000, 70000)])
     data = bytearray()
     for _ in range(rng.randrange(1, 12)):
         data += bytes([rng.randrange(65, 90)]) * rng.randint(*lengths) + b"\n"
