@@ -49,6 +49,34 @@ def pidfd_exit_status(pidfd: int) -> int | None:
     return int.from_bytes(info[60:64], "little", signed=True)
 
 
+def zombie_status(pid: int, proc: str = "/proc") -> int | None:
+    """Give the wait status of a process that has ended and whose parent has not reaped it yet.
+
+    proc_pid_stat(5), the last field; it is shown to those who may trace the process, and reads 0 to
+    others, which must not be taken for an exit code. None: not known.
+    """
+    try:
+        with open(f"{proc}/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        if fields[0] != b"Z":
+            return None
+        status = int(fields[49])
+    except (OSError, IndexError, ValueError):
+        return None
+    return status if status != 0 or _may_trace(pid, proc) else None
+
+
+def _may_trace(pid: int, proc: str) -> bool:
+    """Its namespaces may be read by those who may trace it, namespaces(7); a zombie has none any more."""
+    try:
+        os.readlink(f"{proc}/{pid}/ns/net")
+    except PermissionError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def bytes_waiting(fd: int) -> int:
     """Say how many bytes can be read from a pipe, socket or terminal; FIONREAD, pipe(7)."""
     answer = bytearray(4)

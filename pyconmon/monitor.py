@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pyconmon.survival import Survival
 
 CREATING, RUNNING, DRAINING, DONE = "creating", "running", "draining", "done"
+ROUNDS_FOR_STATUS = 100  # of 50 ms, in which a foreign process's parent should have reaped it
 TIMED_OUT = b"command timed out"  # CRI-O compares this text
 NO_TERMINAL = b"Runtime did not set up terminal"
 
@@ -74,7 +75,7 @@ class Monitor:
         self._attach_pipe = self._start_pipe = -1
         self._runtime_pid = -1
         self._runtime_status: int | None = None
-        self._early_end: int | None = None
+        self._patience = ROUNDS_FOR_STATUS
         self._oom: OomWatch | None = None
         self.streams = Streams(options, loop, logs, Reader(), diag)
         self.streams.survive = (
@@ -277,13 +278,23 @@ class Monitor:
             self.loop.watch(self.container_pidfd, READABLE, lambda revents: self._container_gone())
 
     def _container_gone(self) -> None:
-        """A process that is not our child has ended. An unknowable status is never 0."""
+        """A process that is not our child has ended. An unknowable status is never 0.
+
+        The kernel tells the status only once its parent has reaped it, which is a moment later.
+        """
         if self.phase != RUNNING:
             return
+        status = None
+        if self.container_pidfd >= 0:
+            status = linux.pidfd_exit_status(self.container_pidfd)
+            if status is None:
+                status = linux.zombie_status(self.container_pid)
+            if status is None and self._patience > 0:
+                self._patience -= 1
+                self.loop.modify(self.container_pidfd, 0)
+                self.loop.call_after(0.05, self._container_gone)
+                return
         self.loop.forget(self.container_pidfd)
-        status = (
-            linux.pidfd_exit_status(self.container_pidfd) if self.container_pidfd >= 0 else None
-        )
         self._end(UNKNOWN if status is None else exit_status(status))
 
     def _watch_memory(self) -> None:

@@ -245,11 +245,13 @@ def parse(argv: list[str]) -> Options:
 def _classic(used: set[str], words: list[str]) -> bool:
     """Whether this is the dialect of 2017: the one place that decides.
 
-    Modern callers always give -l, and -u or --exec-process-spec. Classic ones give at least three
-    options of seven, and for exec the command as plain words. Anything else gets the modern error
-    texts, which existing tests match.
+    Modern callers always give -l, and -u or --exec-process-spec. Classic ones give nothing beyond
+    seven options: for create a bundle or a pid file among them, for exec the command as plain words.
+    Anything else gets the modern error texts, which existing tests match.
     """
-    return {"cid", "runtime", "pidfile"} <= used <= CLASSIC and ("exec" not in used or bool(words))
+    if not {"cid", "runtime"} <= used <= CLASSIC:
+        return False
+    return bool(words) if "exec" in used else bool(used & {"bundle", "pidfile"})
 
 
 def _store(
