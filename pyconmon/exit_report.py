@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from time import sleep
 
-import _signal
-
 from pyconmon import fds
 from pyconmon.runtime import fresh_signals, restore_oom_score
 

@@ -6,9 +6,8 @@ was opened while it was known to be the one meant; never a whole group that coul
 
 from __future__ import annotations
 
-import os
-
 import _signal
+import os
 
 from pyconmon import linux
 

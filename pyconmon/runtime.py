@@ -7,9 +7,8 @@ fresh process. What the runtime's end means is out of scope.
 
 from __future__ import annotations
 
-import os
-
 import _signal
+import os
 
 from pyconmon import linux
 
