@@ -20,7 +20,7 @@ from typing import BinaryIO, Self
 from . import inotify
 from .errors import InvalidArgumentError, LogFormatError, PyconmonError
 from .records import MAX_LINE, Joiner, Line, parse_since
-from .series import BLOCK, MAX_RECORD, has_more, open_series, same_file, skip_to_tail
+from .series import BLOCK, MAX_RECORD, has_more, is_removed, open_series, same_file, skip_to_tail
 
 
 class LogReader:
@@ -191,8 +191,10 @@ class LogReader:
                     continue
                 if self._follow and len(self._files) == 1:
                     self._files.extend(self._successors(file))
-                if len(self._files) > 1:
-                    if not has_more(file):  # written between our last read and the rotation
+                # A removed log is let go of (it would keep its directory from being seen to go);
+                # one that takes its place is read from its start.
+                if len(self._files) > 1 or (self._follow and is_removed(file)):
+                    if not has_more(file):
                         if rest:
                             yield rest, False
                             rest = b""
@@ -211,7 +213,8 @@ class LogReader:
 
     def _watch(self) -> None:
         self._watcher = inotify.Inotify()
-        log_events = inotify.MODIFY | inotify.CREATE | inotify.MOVED_TO | inotify.DELETE_SELF
+        log_events = inotify.MODIFY | inotify.CREATE | inotify.MOVED_TO
+        log_events |= inotify.DELETE | inotify.DELETE_SELF
         try:
             self._watcher.watch(os.path.dirname(self.path), log_events | inotify.ONLYDIR)
             # A log that is a link is written in another directory.

@@ -22,62 +22,64 @@ MAX_RECORD = 1 << 20
 
 
 def open_series(path: str, after: os.stat_result | None = None) -> list[BinaryIO]:
-    """The log and its rotated files, open, oldest first; with `after`, only those newer than that
-    file of them.
+    """The log and its rotated files, open, oldest first; with `after`, only those newer than it.
 
     All are of one moment: a rotation while they are opened would show a file twice, or not at all,
-    so then it starts again.
+    so then it starts again. None of them is no error.
     """
     for _ in range(50):
-        names = _series(path)
-        if after is not None:
-            names = _newer(names, after)
         opened: list[BinaryIO] = []
         try:
-            for name in names:
+            chosen = _choose(path, after)
+            for name, status in chosen:
                 opened.append(open(name, "rb", buffering=0))
-            if all(
-                same_file(os.stat(name), os.fstat(file.fileno()))
-                for name, file in zip(names, opened, strict=True)
-            ):
+                if not same_file(os.fstat(opened[-1].fileno()), status):
+                    raise FileNotFoundError
+            if [_mark(each) for each in _choose(path, after)] == [_mark(each) for each in chosen]:
                 return opened
         except FileNotFoundError:
             pass
         except OSError as error:
-            for file in opened:
-                file.close()
+            _close(opened)
             raise PyconmonError(f"log {error.filename} can't be read: {error.strerror}") from error
-        for file in opened:
-            file.close()
+        _close(opened)
         time.sleep(0.002)  # the rotation is a few renames; there is no event for its end
     raise PyconmonError(f"log {path} is rotated faster than it can be opened")
 
 
-def _series(path: str) -> list[str]:
-    """Names of the files that there are, oldest first."""
+def _close(files: list[BinaryIO]) -> None:
+    for file in files:
+        file.close()
+
+
+def _mark(named: tuple[str, os.stat_result]) -> tuple[str, int, int]:
+    name, status = named
+    return name, status.st_dev, status.st_ino
+
+
+def _choose(path: str, after: os.stat_result | None) -> list[tuple[str, os.stat_result]]:
+    """Names and identities of the files that there are, oldest first, or of those after one."""
     directory, base = os.path.split(path)
     pattern = re.compile(re.escape(base) + r"\.([1-9]\d{0,5})", re.ASCII)
-    try:
-        found = [match for name in os.listdir(directory) if (match := pattern.fullmatch(name))]
-    except OSError:
-        found = []
-    names = [
-        os.path.join(directory, match[0])
-        for match in sorted(found, key=lambda match: -int(match[1]))
-    ]
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    rotated = sorted(
+        (match for name in names if (match := pattern.fullmatch(name))),
+        key=lambda match: -int(match[1]),
+    )
+    files = [(name, os.stat(name)) for name in (f"{directory}/{match[0]}" for match in rotated)]
     if os.path.exists(path):
-        names.append(path)
-    return names
-
-
-def _newer(names: list[str], after: os.stat_result) -> list[str]:
-    for position, name in enumerate(names):
-        if same_file(os.stat(name), after):
-            return names[position + 1 :]
+        files.append((path, os.stat(path)))
+    if after is None:
+        return files
+    for position, (_, status) in enumerate(files):
+        if same_file(status, after):
+            return files[position + 1 :]
     # It is gone: begun anew without a copy, or rotated out while we were behind. Numbered files
     # that were last written before it ended are from before it.
-    return [name for name in names[:-1] if os.stat(name).st_mtime_ns > after.st_mtime_ns] + names[
-        -1:
+    return [
+        (name, status)
+        for name, status in files
+        if name == path or status.st_mtime_ns > after.st_mtime_ns
     ]
 
 
@@ -86,8 +88,13 @@ def same_file(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 def has_more(file: BinaryIO) -> bool:
-    """Whether something was written between our last read and the rotation."""
+    """Whether something was written since it was last read."""
     return os.fstat(file.fileno()).st_size > file.tell()
+
+
+def is_removed(file: BinaryIO) -> bool:
+    """Whether it has no name any more, so that nobody can ever open it again."""
+    return os.fstat(file.fileno()).st_nlink == 0
 
 
 def skip_to_tail(files: deque[BinaryIO], count: int, streams: set[bytes]) -> None:
