@@ -45,6 +45,25 @@ class ContainerState:
     monitored: bool | None = None
     oom_killed: bool = False
 
+    def merge(self, reported: Mapping[str, Any]) -> None:
+        """Take over what the runtime reports (its JSON); what it does not mention stays."""
+        self.oci_version = str(reported.get("ociVersion", self.oci_version))
+        self.id = str(reported.get("id", self.id))
+        self.status = str(reported.get("status", self.status))
+        self.pid = int(reported.get("pid") or 0)
+        self.bundle = str(reported.get("bundle", self.bundle))
+        self.annotations = dict(reported.get("annotations") or {})
+        created = _parse_time(reported.get("created"))
+        self.created = created or self.created
+
+
+def _parse_time(text: Any) -> datetime | None:
+    """An RFC 3339 time as Go prints it (nanoseconds; Python keeps microseconds), or None."""
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+
 
 class Container:
     """One container. `name` is its id for the OCI runtime, `bundle_path` its OCI bundle.

@@ -10,16 +10,26 @@ import os
 import select
 import signal
 import socket
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import psutil
+from typing import Literal
 
 from . import process_tree, spawn
-from .errors import CreateError, CreateTimeout, MonitorError, PyconmonError
+from .container import Container
+from .errors import (
+    CreateError,
+    CreateTimeout,
+    InvalidArgumentError,
+    MonitorError,
+    PyconmonError,
+)
+from .lookup import read_pidfile
 from .monitor import ProcessId
 from .wire import SyncReader
+
+Output = Literal["auto", "caller", "log", "none"]
 
 # The end of what a monitor printed is enough for an error, and all that is kept.
 _STDERR_KEPT = 64 * 1024
@@ -157,7 +167,9 @@ class _Conversation:
         said = self.said()
         status = self.child.returncode
         how = (
-            f"killed by signal {-status}" if status is not None and status < 0 else f"status {status}"
+            f"killed by signal {-status}"
+            if status is not None and status < 0
+            else f"status {status}"
         )
         why = reason or said.strip() or f"the monitor ended without a word ({how})"
         return CreateError(f"could not create container {self.request.name}: {why}", said)
@@ -209,19 +221,6 @@ class _Conversation:
         return read_pidfile(os.path.join(self.request.bundle, "conmon.pid"), self.request.name)
 
 
-def read_pidfile(path: str, name: str = "") -> ProcessId | None:
-    """The process that a pid file names; with a name, only if that is on its command line."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read(32).strip()
-        process = ProcessId.of(int(text)) if text.isdigit() else None
-        if process is None or not name:
-            return process
-        return process if name in psutil.Process(process.pid).cmdline() else None
-    except (OSError, psutil.Error):
-        return None
-
-
 def remove_leftovers(bundle: str, names: Sequence[str]) -> None:
     """Files of an earlier run in the same bundle: a stale exit file would be taken for the truth."""
     for name in names:
@@ -232,6 +231,27 @@ def remove_leftovers(bundle: str, names: Sequence[str]) -> None:
         except OSError as error:
             path = os.path.join(bundle, name)
             raise PyconmonError(f"could not remove {path} of an earlier run: {error}") from error
+
+
+def log_of(container: Container, output: Output, stdio: tuple[int, int, int]) -> str:
+    """The value of --log-path."""
+    if output == "log":
+        if not container.log_path or ":" in container.log_path:
+            raise InvalidArgumentError(
+                f"log_path: {container.log_path!r}; give a path without a colon, monitors cut there"
+            )
+        return f"k8s-file:{container.log_path}"
+    # C conmon refuses to pass a terminal on.
+    if output == "none" or container.terminal or any(fd >= 0 and os.isatty(fd) for fd in stdio):
+        return "none"
+    return "passthrough"
+
+
+def is_file(fd: int) -> bool:
+    try:
+        return fd >= 0 and stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:
+        return False
 
 
 def _is_open(fd: int) -> bool:

@@ -53,10 +53,6 @@ class CreateTimeout(CreateError):
     """The monitor did not report the container's pid in time; all it had started was ended."""
 
 
-class NotMonitored(PyconmonError):
-    """The container has no monitor (any more) that could do what was asked."""
-
-
 class ExitFileError(PyconmonError):
     """An exit file that is missing, half-written or not a monitor's; `path` names it."""
 
@@ -134,7 +130,7 @@ class BundleError(PyconmonError):
     """A bundle that can't be written, read or used."""
 
 
-class NotRunningError(NotMonitored):
+class NotRunningError(ContainerStateError):
     """Nobody is on the other side: the container has ended, never ran, or its monitor is gone."""
 
 

@@ -7,8 +7,10 @@ for the pid file, the monitor process) is given back by `close()`, in every way 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import select
 import shutil
 import signal
 import tempfile
@@ -19,9 +21,13 @@ from typing import Any
 
 from . import argv as argv_of
 from . import process_tree, spawn
+from .attach import Attachment, attach
 from .errors import MonitorError, PyconmonError
 from .monitor import ProcessId
 from .wire import Message, SyncReader
+
+# A monitor prepares its socket within milliseconds; this is for a machine under heavy load.
+_ATTACH_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,8 @@ class ExecRequest:
     command: Sequence[str]
     terminal: bool = False
     process: Mapping[str, Any] | None = None
+    attach: bool = False
+    """Through an attach socket in the session's directory (modern dialect)."""
 
 
 @dataclass(slots=True)
@@ -80,6 +88,9 @@ class ExecSession:
         self.messages: list[Message] = []
         self._pid = 0
         self._closed = False
+        self.attachment: Attachment | None = None
+        self._child: spawn.Child | None = None
+        self.mark: int | None = None
         self._pipes = _Pipes()
         self.directory = tempfile.mkdtemp(prefix="pyconmon-exec-")
         self.pidfile = os.path.join(self.directory, "pidfile")
@@ -87,11 +98,20 @@ class ExecSession:
         try:
             self._start(stdin)
         except BaseException:
-            self._pipes.close_child()
-            for fd in self._pipes.ours:
-                os.close(fd)
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self._abandon()
             raise
+
+    def _abandon(self) -> None:
+        """A start that failed half-way: end what runs, close what is open."""
+        if self._child is not None:
+            self.end_everything()
+            self._child.close()
+        if self.attachment is not None:
+            self.attachment.close()
+        self._pipes.close_child()
+        for fd in self._pipes.ours:
+            os.close(fd)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _start(self, stdin: bool) -> None:
         pipes, request = self._pipes, self.request
@@ -105,13 +125,17 @@ class ExecSession:
         sync, sync_child = pipes.pipe()
         descriptors = [stdin_child, stdout_child, stderr_child, sync_child]
         environment = {**request.environment, "_OCI_SYNCPIPE": "3"}
-        start_pipe = -1
+        start_pipe = attach_pipe = -1
         if request.process is not None:
             start_pipe, start_child = pipes.pipe(to_child=True)
             descriptors.append(start_child)
             environment["_OCI_STARTPIPE"] = "4"
+        if request.attach:
+            attach_pipe, attach_child = pipes.pipe()
+            descriptors.append(attach_child)
+            environment["_OCI_ATTACHPIPE"] = "5"
         self.sync = SyncReader(sync)
-        self.child = spawn.start(
+        self.child = self._child = spawn.start(
             request.monitor_path, self._argv(), environment, descriptors=descriptors
         )
         pipes.close_child()
@@ -119,13 +143,44 @@ class ExecSession:
         # milliseconds before it starts the runtime, and this needs none.
         self.mark = process_tree.mark(self.child.pid)
         if start_pipe >= 0:
-            pipes.ours.remove(start_pipe)
-            try:
-                os.write(start_pipe, b"\0")
-            except BrokenPipeError:
-                pass  # The monitor has ended already; its status tells why.
-            finally:
-                os.close(start_pipe)
+            self._let_start(start_pipe)
+        if request.attach:
+            self._attach(attach_pipe, start_pipe)
+        for fd in (start_pipe, attach_pipe):
+            if fd >= 0:
+                pipes.ours.remove(fd)
+                os.close(fd)
+
+    def _let_start(self, start_pipe: int) -> None:
+        try:
+            os.write(start_pipe, b"\0")
+        except BrokenPipeError:
+            pass  # The monitor has ended already; its status tells why.
+
+    def _attach(self, attach_pipe: int, start_pipe: int) -> None:
+        """Attached first, started second: not a byte of the output is missed."""
+        ready = SyncReader(attach_pipe)
+        poller = select.poll()
+        poller.register(attach_pipe, select.POLLIN)
+        poller.register(self.child.pidfd, select.POLLIN)
+        deadline = time.monotonic() + _ATTACH_SECONDS
+        while not (messages := ready.read()):
+            left = deadline - time.monotonic()
+            if ready.eof or left <= 0 or not poller.poll(int(left * 1000) + 1):
+                self.end_everything()
+                said = drain(self.stderr).decode("utf-8", "replace").strip()
+                raise MonitorError(
+                    f"could not run a command in container {self.request.container}: its monitor "
+                    f"{self.request.monitor_path} offers no attach socket: {said or 'no reason'}",
+                    said,
+                )
+        if messages[0].value < 0:
+            raise MonitorError(
+                f"could not run a command in container {self.request.container}: "
+                f"{messages[0].message}"
+            )
+        self.attachment = attach(self.directory)
+        self._let_start(start_pipe)
 
     def _argv(self) -> list[str]:
         request = self.request
@@ -146,6 +201,10 @@ class ExecSession:
             self.pidfile,
             spec,
             cuuid=os.path.basename(self.directory),
+            log="none" if request.attach else "passthrough",
+            session_dir=self.directory if request.attach else "",
+            terminal=request.terminal,
+            stdin=request.attach,
         )
 
     @property
@@ -208,27 +267,9 @@ class ExecSession:
             return Outcome(-1, f"the monitor was killed by signal {-status}")
         if told is not None and told.value < 0:
             return Outcome(-1, "the runtime could not start it")
-        return Outcome(status or -1, f"the monitor gave no exit code and ended with status {status}")
-
-    def drain(self, fd: int) -> bytes:
-        """What is in a pipe now, and no more than fits into one.
-
-        All that the command wrote before its end is there; a background process that goes on
-        writing cannot make this endless, one that writes nothing does not make it wait.
-        """
-        os.set_blocking(fd, False)
-        chunks: list[bytes] = []
-        capacity = _capacity(fd)
-        while capacity > 0:
-            try:
-                chunk = os.read(fd, capacity)
-            except BlockingIOError:
-                break
-            if not chunk:
-                break
-            chunks.append(chunk)
-            capacity -= len(chunk)
-        return b"".join(chunks)
+        return Outcome(
+            status or -1, f"the monitor gave no exit code and ended with status {status}"
+        )
 
     def end_everything(self, seconds: float = 5.0) -> None:
         """End the command and all that it started, then see the monitor off and reap it."""
@@ -253,6 +294,12 @@ class ExecSession:
         process = ProcessId.of(self.pid)
         return process is not None and process.send_signal(number)
 
+    def release(self, role: str) -> int:
+        """Hand "stdin", "stdout" or "stderr" over to the caller, who closes it from now on."""
+        fd: int = getattr(self, role)
+        setattr(self, role, -1)
+        return fd
+
     def close_stdin(self) -> None:
         self._close("stdin")
 
@@ -265,6 +312,8 @@ class ExecSession:
             if self.child.poll() is None:
                 self.end_everything()
         finally:
+            if self.attachment is not None:
+                self.attachment.close()
             for role in ("stdin", "stdout", "stderr"):
                 self._close(role)
             os.close(self.sync.fd)
@@ -272,16 +321,32 @@ class ExecSession:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def _close(self, role: str) -> None:
-        fd: int = getattr(self, role)
-        setattr(self, role, -1)
+        fd = self.release(role)
         if fd >= 0:
             os.close(fd)
 
 
-def _capacity(fd: int) -> int:
-    import fcntl
+def pipe_capacity(fd: int) -> int:
+    """How many bytes a pipe can hold."""
+    return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
 
-    try:
-        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
-    except OSError as error:  # pragma: no cover - our own pipes always have a size
-        raise MonitorError(f"could not ask for the size of a pipe: {error}") from error
+
+def drain(fd: int) -> bytes:
+    """What is in a pipe now, and no more than fits into one.
+
+    After a program's end all that it wrote is there; a background process that goes on writing
+    cannot make this endless, one that writes nothing does not make it wait.
+    """
+    os.set_blocking(fd, False)
+    chunks: list[bytes] = []
+    left = pipe_capacity(fd)
+    while left > 0:
+        try:
+            chunk = os.read(fd, left)
+        except BlockingIOError:
+            break
+        if not chunk:
+            break
+        chunks.append(chunk)
+        left -= len(chunk)
+    return b"".join(chunks)

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 from .errors import ExecExitError, ExecStartError, ExecSyncError, ExecTimeout, PyconmonError
-from .exec_session import ExecRequest, ExecSession
+from .exec_session import ExecRequest, ExecSession, drain
 
 MAX_OUTPUT = 16 * 1024 * 1024
 
@@ -101,7 +101,7 @@ class _Run:
 
     def finish(self) -> tuple[bytes, bytes, bool]:
         for fd, capture in self.captures.items():
-            capture.add(self.session.drain(fd))
+            capture.add(drain(fd))
         truncated = self._out.truncated or self._err.truncated
         return bytes(self._out.data), bytes(self._err.data), truncated
 
@@ -130,7 +130,7 @@ def run(
         if outcome.failure:
             session.end_everything()
             stdout, stderr, truncated = loop.finish()
-            cause = _reason(outcome.failure, stderr, request)
+            cause = reason(outcome.failure, stderr, request)
             raise ExecStartError(stdout, stderr, outcome.exit_code, cause, truncated)
         output = loop.finish()
     except ExecSyncError:
@@ -153,7 +153,7 @@ def _parts(
     return output[0], output[1], code, cause, output[2]
 
 
-def _reason(failure: str, stderr: bytes, request: ExecRequest) -> str:
+def reason(failure: str, stderr: bytes, request: ExecRequest) -> str:
     """The runtime's own words are on the command's stderr, where monitor and runtime share it."""
     text = stderr.decode("utf-8", "replace").strip() or failure
     command = " ".join(request.command)

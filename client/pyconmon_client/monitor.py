@@ -87,8 +87,6 @@ def parent_monitor(init: ProcessId, name: str) -> ProcessId | None:
     except OSError:
         return None
     wanted = os.fsencode(name)
-    if any(
-        option in (b"-c", b"--cid") and value == wanted for option, value in pairwise(words)
-    ):
+    if any(option in (b"-c", b"--cid") and value == wanted for option, value in pairwise(words)):
         return parent
     return None

@@ -181,3 +181,12 @@ def wait_pidfd(pidfd: int, seconds: float | None) -> bool:
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(None if seconds is None else max(0, int(seconds * 1000))))
+
+
+def kill_pidfd(pidfd: int, seconds: float) -> bool:
+    """Kill the process of a pidfd, whatever has happened to its pid; whether it has ended."""
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        return True
+    return wait_pidfd(pidfd, seconds)

@@ -25,9 +25,7 @@ _EVENTS = inotify.MOVED_TO | inotify.CLOSE_WRITE | inotify.DELETE_SELF
 class ExitWatch:
     """Poll `descriptors()` (again after every event: they change), then ask `check()`."""
 
-    def __init__(
-        self, exit_file: str, init: ProcessId | None, monitor: ProcessId | None
-    ) -> None:
+    def __init__(self, exit_file: str, init: ProcessId | None, monitor: ProcessId | None) -> None:
         self.exit_file = exit_file
         self._inotify: inotify.Inotify | None = None
         self._init = init.open() if init else None

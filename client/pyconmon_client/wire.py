@@ -31,7 +31,9 @@ def parse(line: bytes) -> Message:
         # The C program passes bytes of the runtime's stderr on unchecked.
         loaded = json.loads(line.decode("utf-8", "replace"), strict=False)
     except (ValueError, RecursionError) as error:
-        raise SyncPipeError(f"could not read the monitor's message {_quoted(line)}: {error}") from None
+        raise SyncPipeError(
+            f"could not read the monitor's message {_quoted(line)}: {error}"
+        ) from None
     if isinstance(loaded, dict):
         text = loaded.get("message", "")
         for key in ("pid", "exit_code", "data"):

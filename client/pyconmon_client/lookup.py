@@ -1,0 +1,51 @@
+"""Which processes belong to a container: its first one, and its monitor.
+
+As created by this program, as recorded, or found from outside for a container that somebody else
+started. Callers rely on None for what is gone or cannot be told for sure.
+"""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+
+from .container import STOPPED, Container
+from .errors import PyconmonError
+from .monitor import ProcessId, parent_monitor
+from .oci_runtime import OciRuntime
+
+
+def read_pidfile(path: str, name: str = "") -> ProcessId | None:
+    """The process that a pid file names; with a name, only if that is on its command line."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(32).strip()
+        process = ProcessId.of(int(text)) if text.isdigit() else None
+        if process is None or not name:
+            return process
+        return process if name in psutil.Process(process.pid).cmdline() else None
+    except (OSError, psutil.Error):
+        return None
+
+
+def init_of(container: Container, oci: OciRuntime) -> ProcessId | None:
+    """The container's first process. The runtime is asked: unlike a pid file it is never stale."""
+    if container.init is None:
+        try:
+            state = oci.state(container.name)
+            pid = 0 if state.get("status") == STOPPED else int(state.get("pid") or 0)
+        except (PyconmonError, ValueError, TypeError):
+            pid = 0
+        container.init = ProcessId.of(pid) if pid > 0 else None
+    return container.init
+
+
+def monitor_of(container: Container) -> ProcessId | None:
+    """The container's monitor: by its pid file, or as the parent of the first process."""
+    if container.monitor is None:
+        pidfile = os.path.join(container.bundle_path, "conmon.pid")
+        container.monitor = read_pidfile(pidfile, container.name)
+        if container.monitor is None and container.init is not None:
+            container.monitor = parent_monitor(container.init, container.name)
+    return container.monitor

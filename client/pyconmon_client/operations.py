@@ -1,0 +1,400 @@
+"""The operations of CRI-O's Go client of January 2017 on containers, under Python names.
+
+Their arguments to runtime and monitor, and their results, are those of the Go code, closed where it
+leaves things open: time limits, no lost or made-up exit codes, no process that is mistaken for
+another. They may be called from any thread; those that change a container hold its lock.
+Out of scope: what has no counterpart there; runtime.py builds it on these.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from . import argv as argv_of
+from . import creation, exec_sync, lookup, spawn, store
+from .container import CREATED, RUNNING, STOPPED, Container, ContainerState
+from .creation import Output
+from .dialect import Dialect, MonitorProgram
+from .errors import (
+    ContainerNotFound,
+    CreateError,
+    InvalidArgumentError,
+    PyconmonError,
+    RuntimeCommandError,
+)
+from .exec_session import ExecRequest
+from .exit_status import Exit
+from .monitor import ProcessId
+from .oci_runtime import OciRuntime
+from .process_spec import ExecSettings, exec_process
+from .wait import ExitWatch
+
+# After the runtime says "stopped": how long a living monitor may take to write the exit file.
+_REPORT_SECONDS = 30.0
+_KILL_SECONDS = 10.0
+_STALE = ("exit", "oom", "pidfile", "conmon.pid")
+_ENDPOINTS = ("ctl", "winsz", "attach", "conmon.pid", "pidfile")
+
+
+class Operations:
+    """See Runtime, which is this and more."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        container_dir: str | os.PathLike[str],
+        conmon_path: str | os.PathLike[str],
+        conmon_env: Mapping[str, str] | Sequence[str] | None = None,
+        cgroup_manager: str = "cgroupfs",
+        *,
+        dialect: Dialect = "auto",
+        create_timeout: float = 60.0,
+    ) -> None:
+        if cgroup_manager not in ("cgroupfs", "systemd"):
+            raise InvalidArgumentError(
+                f"cgroup_manager is cgroupfs or systemd, not {cgroup_manager!r}"
+            )
+        self._oci = OciRuntime(os.fspath(path), create_timeout)
+        self._container_dir = os.fspath(container_dir) if container_dir else ""
+        self._monitor = MonitorProgram(os.fspath(conmon_path), conmon_env, dialect)
+        self._systemd_cgroup = cgroup_manager == "systemd"
+        self._create_timeout = create_timeout
+
+    @property
+    def name(self) -> str:
+        """The runtime's base name, such as "runc"."""
+        return os.path.basename(self._oci.path)
+
+    @property
+    def path(self) -> str:
+        """The runtime's path."""
+        return self._oci.path
+
+    @property
+    def container_dir(self) -> str:
+        """Where the containers' records are."""
+        return self._container_dir
+
+    @property
+    def conmon_path(self) -> str:
+        """The monitor's path."""
+        return self._monitor.path
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect asked for: "auto", "classic" or "modern"."""
+        return self._monitor.setting
+
+    def version(self) -> str:
+        """The runtime's version: the last word of the first line of `RUNTIME -v`."""
+        return self._oci.version()
+
+    def runtime_ready(self) -> bool:
+        """Always True, as in the Go client."""
+        return True
+
+    def network_ready(self) -> bool:
+        """Always True, as in the Go client."""
+        return True
+
+    def create_container(
+        self,
+        container: Container,
+        *,
+        output: Output = "auto",
+        stdin: bool = False,
+        leave_stdin_open: bool = False,
+        stdio: tuple[int, int, int] | None = None,
+        timeout: float | None = None,
+        dialect: Dialect | None = None,
+    ) -> None:
+        """Create it: afterwards its first process exists and waits for start_container.
+
+        `output`: "caller" gives the container the caller's stdin, stdout and stderr (or the three
+        descriptors of `stdio`; -1 is /dev/null), "log" writes to the container's log_path, "none"
+        drops the output; "log" and "none" can be attached to, with `stdin` input as well. "auto" is
+        "log" with a log_path, else "caller". `timeout` is in seconds, default the runtime's
+        create_timeout. Raises CreateError with the runtime's reason, CreateTimeout.
+        """
+        spawn.reap()
+        if output == "auto":
+            output = "log" if container.log_path and stdio is None else "caller"
+        with container.lock:
+            if not os.path.isdir(container.bundle_path):
+                raise CreateError(
+                    f"could not create container {container.name}: no bundle "
+                    f"{container.bundle_path}"
+                )
+            plain = output == "caller" and not (stdin or leave_stdin_open)
+            classic = self._monitor.classic(plain, dialect)
+            stdio = stdio or (0, 1, 2)
+            if classic:
+                argv = argv_of.classic_create(
+                    container.name,
+                    self.path,
+                    container.bundle_path,
+                    systemd_cgroup=self._systemd_cgroup,
+                    terminal=container.terminal,
+                )
+            else:
+                log = creation.log_of(container, output, stdio)
+                if log != "passthrough":
+                    stdio = (-1, -1, -1)
+                argv = self._modern_create(container, log, stdin, leave_stdin_open)
+            request = creation.CreateRequest(
+                self.conmon_path,
+                argv,
+                self._monitor.environment,
+                container.bundle_path,
+                container.name,
+                stdio,
+                daemon=not classic,
+                seconds=self._create_timeout if timeout is None else timeout,
+                stderr_file=stdio[2] if creation.is_file(stdio[2]) else -1,
+            )
+            creation.remove_leftovers(container.bundle_path, _STALE)
+            try:
+                pid, child = creation.create(request)
+            except PyconmonError:
+                self._forget_half_made(container)
+                raise
+            self._note_created(container, pid, child, classic)
+
+    def _modern_create(
+        self, container: Container, log: str, stdin: bool, leave_stdin_open: bool
+    ) -> list[str]:
+        exit_dir = ""
+        if self._container_dir:
+            exit_dir = self.exit_dir
+            os.makedirs(exit_dir, mode=0o700, exist_ok=True)
+            creation.remove_leftovers(exit_dir, [container.name])
+        return argv_of.modern_create(
+            container.name,
+            self.path,
+            container.bundle_path,
+            cuuid=container.id or container.name,
+            log=log,
+            exit_dir=exit_dir,
+            systemd_cgroup=self._systemd_cgroup,
+            terminal=container.terminal,
+            stdin=stdin,
+            leave_stdin_open=leave_stdin_open,
+        )
+
+    def _note_created(
+        self, container: Container, pid: int, child: spawn.Child, classic: bool
+    ) -> None:
+        container.dialect = "classic" if classic else "modern"
+        container.init = ProcessId.of(pid)
+        if classic:
+            container.monitor = ProcessId.of(child.pid)
+            child.leave()
+        else:
+            child.close()
+            pidfile = os.path.join(container.bundle_path, "conmon.pid")
+            container.monitor = lookup.read_pidfile(pidfile)
+        container.state = ContainerState(
+            id=container.name,
+            status=CREATED,
+            pid=pid,
+            bundle=container.bundle_path,
+            created=datetime.now(UTC),
+            monitored=True,
+        )
+        store.save(self._container_dir, container)
+
+    def _forget_half_made(self, container: Container) -> None:
+        """After a failed create: the runtime may have got as far as keeping a state for it."""
+        try:
+            # One of another bundle is somebody else's container of the same name.
+            bundle = self._oci.state(container.name).get("bundle")
+            if bundle == os.path.realpath(container.bundle_path):
+                argv = argv_of.runtime_delete(self.path, container.name, force=True)
+                self._oci.call("delete", argv, container.name)
+        except PyconmonError:
+            pass
+
+    def start_container(self, container: Container) -> None:
+        """Let a created container run. Raises RuntimeCommandError with the runtime's reason."""
+        with container.lock:
+            argv = argv_of.runtime_start(self.path, container.name)
+            self._oci.call("start", argv, container.name)
+            if container.state is None:
+                container.state = ContainerState(id=container.name)
+            container.state.status = RUNNING
+            container.state.started = datetime.now(UTC)
+            store.save(self._container_dir, container)
+
+    def exec_sync(
+        self,
+        container: Container,
+        command: Sequence[str],
+        timeout: float | None = None,
+        *,
+        stdin: bytes | None = None,
+        max_output: int = exec_sync.MAX_OUTPUT,
+        check: bool = True,
+        env: Sequence[str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+    ) -> exec_sync.ExecResult:
+        """Run a command in a running container and wait for it.
+
+        `timeout` in seconds from the command's start (None or 0: none): then the command and all it
+        started is killed, and ExecTimeout raised with the output so far. `max_output` bytes of each
+        stream are kept. `check`: an exit code other than 0 raises ExecExitError. `env` ("K=v",
+        added to the container's), `cwd` and `user` ("uid" or "uid:gid") need the modern dialect.
+        Raises ExecStartError when the command could not be started; all are ExecSyncErrors.
+        """
+        return exec_sync.run(
+            self.exec_request(container, command, ExecSettings(env, cwd, user)),
+            timeout=timeout if timeout and timeout > 0 else None,
+            stdin=stdin,
+            max_output=max_output,
+            check=check,
+        )
+
+    def exec_request(
+        self,
+        container: Container,
+        command: Sequence[str],
+        settings: ExecSettings | None = None,
+        *,
+        attach: bool = False,
+    ) -> ExecRequest:
+        """What an ExecSession needs; `attach`: with a terminal, through an attach socket."""
+        if isinstance(command, str | bytes) or not command:
+            raise InvalidArgumentError(f"a command is a list of words, not {command!r}")
+        spawn.reap()
+        settings = settings or ExecSettings()
+        process = None
+        if not self._monitor.classic(settings.plain() and not attach):
+            process = exec_process(container.bundle_path, command, settings, terminal=attach)
+        return ExecRequest(
+            self.conmon_path,
+            self._monitor.environment,
+            self.path,
+            container.name,
+            list(command),
+            terminal=container.terminal if process is None else attach,
+            process=process,
+            attach=attach,
+        )
+
+    def stop_container(
+        self, container: Container, timeout: float = 10.0, signal: str = "TERM"
+    ) -> None:
+        """Signal the container's first process, wait `timeout` seconds, then kill it.
+
+        A container that has ended already is fine. When this returns it has ended; its exit code
+        follows by update_status or wait.
+        """
+        with container.lock:
+            init = lookup.init_of(container, self._oci)
+            pidfd = init.open() if init else None
+            try:
+                try:
+                    self.kill_container(container, signal)
+                except ContainerNotFound:
+                    raise
+                except RuntimeCommandError:
+                    # "not running" is what was wanted; anything else is an error.
+                    if self._oci.status(container.name) != STOPPED:
+                        raise
+                if pidfd is not None and not (
+                    spawn.wait_pidfd(pidfd, timeout) or spawn.kill_pidfd(pidfd, _KILL_SECONDS)
+                ):
+                    raise PyconmonError(
+                        f"could not stop container {container.name}: its first process does "
+                        "not end even when killed (paused, or stuck in the kernel)"
+                    )
+            finally:
+                if pidfd is not None:
+                    os.close(pidfd)
+        spawn.reap()
+
+    def kill_container(self, container: Container, signal: str | int = "KILL") -> None:
+        """Send a signal ("TERM", "SIGTERM" or a number) to the container's first process."""
+        argv = argv_of.runtime_kill(self.path, container.name, str(signal))
+        self._oci.call("signal", argv, container.name)
+
+    def delete_container(self, container: Container, force: bool = False) -> None:
+        """Remove a container that has ended (with `force`, end it), its record and endpoints.
+
+        Log and exit file in the bundle stay: the bundle is the caller's.
+        """
+        with container.lock:
+            lookup.monitor_of(container)
+            argv = argv_of.runtime_delete(self.path, container.name, force=force)
+            try:
+                self._oci.call("delete", argv, container.name)
+            except ContainerNotFound:
+                # Gone already, perhaps with the machine's last boot: the rest is still ours.
+                if container.name not in store.names(self._container_dir):
+                    raise
+            self._see_monitor_off(container)
+            if self._container_dir:
+                creation.remove_leftovers(self.exit_dir, [container.name])
+                store.remove(self._container_dir, container.name)
+
+    def _see_monitor_off(self, container: Container) -> None:
+        """It has nothing left to watch; wait until it has written its last, and reap it."""
+        pidfd = container.monitor.open() if container.monitor else None
+        if pidfd is not None:
+            try:
+                if not spawn.wait_pidfd(pidfd, _KILL_SECONDS):
+                    return
+            finally:
+                os.close(pidfd)
+        spawn.reap()
+        try:
+            creation.remove_leftovers(container.bundle_path, _ENDPOINTS)
+        except PyconmonError:
+            pass
+
+    def update_status(self, container: Container) -> ContainerState:
+        """Ask the runtime for the container's state; for a stopped one take its exit code too.
+
+        The runtime may say "stopped" before the monitor has written the exit file: as long as the
+        monitor lives, that is waited for. With the monitor gone and no file the code is -1 and
+        `exit_code_known` False. Raises ContainerNotFound, ExitFileError.
+        """
+        spawn.reap()
+        with container.lock:
+            reported = self._oci.state(container.name)
+            state = container.state = container.state or ContainerState()
+            state.merge(reported)
+            init = lookup.init_of(container, self._oci)
+            monitor = lookup.monitor_of(container)
+            state.monitored = monitor.alive() if monitor else (False if init else None)
+            if state.status == STOPPED:
+                with ExitWatch(self.exit_file(container), init, monitor) as watch:
+                    ended = watch.wait(_REPORT_SECONDS, f"the monitor of {container.name}")
+                self.note_exit(container, ended)
+            return state
+
+    def container_status(self, container: Container) -> ContainerState | None:
+        """The state as last known (None before the first), without asking anybody."""
+        with container.lock:
+            return container.state
+
+    def exit_file(self, container: Container) -> str:
+        """Where the monitor writes the exit code: `exit` in the bundle."""
+        return os.path.join(container.bundle_path, "exit")
+
+    @property
+    def exit_dir(self) -> str:
+        """Where monitors of the modern dialect write an exit file NAME as well, until deletion."""
+        return os.path.join(self._container_dir, "exits")
+
+    def note_exit(self, container: Container, ended: Exit) -> None:
+        """Keep what an ExitWatch has found in the container's state."""
+        with container.lock:
+            state = container.state = container.state or ContainerState(id=container.name)
+            state.status = STOPPED
+            state.exit_code, state.exit_code_known = ended.code, ended.known
+            state.finished = ended.finished or state.finished
+            state.oom_killed = os.path.exists(os.path.join(container.bundle_path, "oom"))
+        spawn.reap()

@@ -1,0 +1,49 @@
+"""The OCI process of an exec: the container's own from its config.json, with another command."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import BundleError
+
+
+@dataclass(frozen=True, slots=True)
+class ExecSettings:
+    """What may differ from the container's own process; all of it needs the modern dialect."""
+
+    env: Sequence[str] | None = None
+    """"NAME=value" words, added to the container's environment."""
+    cwd: str | None = None
+    user: str | None = None
+    """"uid" or "uid:gid", numbers."""
+
+    def plain(self) -> bool:
+        return self.env is None and self.cwd is None and self.user is None
+
+
+def exec_process(
+    bundle: str, command: Sequence[str], settings: ExecSettings, *, terminal: bool
+) -> dict[str, Any]:
+    """The process object for `runtime exec --process`; BundleError if config.json is no help."""
+    path = os.path.join(bundle, "config.json")
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            process: dict[str, Any] = dict(json.load(file)["process"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"could not read the process of {path}: {type(error).__name__}: {error}"
+        ) from error
+    process |= {"args": list(command), "terminal": terminal}
+    process.pop("consoleSize", None)
+    if settings.env is not None:
+        process["env"] = [*process.get("env", []), *settings.env]
+    if settings.cwd is not None:
+        process["cwd"] = settings.cwd
+    if settings.user is not None:
+        uid, _, gid = settings.user.partition(":")
+        process["user"] = {"uid": int(uid), "gid": int(gid or uid)}
+    return process
