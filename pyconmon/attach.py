@@ -93,6 +93,13 @@ class AttachServer:
         self._spare_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._loop.watch(self._listener.fileno(), select.POLLIN, self._connectable)
 
+    def admit(self) -> None:
+        """Accept all who have connected: what is broadcast next is for them too."""
+        if self._listener is not None:
+            for _ in range(LISTEN_BACKLOG + 1):
+                if not self._accept(self._listener):
+                    break
+
     def broadcast(self, stream: int, data: memoryview | bytes) -> float:
         """Send one read's output (stream 2 or 3) to every client; keep a copy of what one can't take.
 
@@ -231,9 +238,7 @@ class AttachServer:
         if listener is None:
             return
         # Who has connected by now gets the end of file that all get; a closed listener would reset it.
-        for _ in range(LISTEN_BACKLOG + 1):
-            if not self._accept(listener):
-                break
+        self.admit()
         self._listener = None
         self._loop.forget(listener.fileno())
         listener.close()

@@ -55,7 +55,7 @@ class Endpoints:
             self._loop, self._diag, options.bundle, link, self._streams.stdin
         )
         self._attach.open()
-        self._streams.connect(self._attach.broadcast, self._has_clients)
+        self._streams.connect(self._attach.broadcast, self._has_clients, self._attach.admit)
         self._control = Control(
             self._loop, self._diag, options.bundle, self._resize, self._logs.reopen
         )

@@ -45,6 +45,7 @@ class Streams:
         self._diag = diag
         self._broadcast: Callable[[int, memoryview], float] | None = None
         self._attached: Callable[[], bool] = lambda: False
+        self._admit: Callable[[], None] = lambda: None
         self._on_terminal: list[Callable[[int], None]] = []
         self._console: Console | None = None
         self._caller: CallerTerminal | None = None
@@ -165,11 +166,15 @@ class Streams:
     # ---- where the bytes go ----
 
     def connect(
-        self, broadcast: Callable[[int, memoryview], float], attached: Callable[[], bool]
+        self,
+        broadcast: Callable[[int, memoryview], float],
+        attached: Callable[[], bool],
+        admit: Callable[[], None],
     ) -> None:
-        """Send output to attached clients too."""
+        """Send output to attached clients too; `admit()` takes in those who have connected just now."""
         self._broadcast = broadcast
         self._attached = attached
+        self._admit = admit
 
     def _flow(self, stream: int, view: memoryview) -> float:
         if self._held is not None and self._hold(stream, view):
@@ -208,6 +213,9 @@ class Streams:
 
     def flow(self) -> None:
         """There is a container: what was held back is its output, and the rest flows."""
+        # Callers connect, let the container start, and expect all of its output. A short one has ended
+        # before the loop came to look at the listening socket.
+        self._admit()
         held, self._held = self._held, None
         for stream, data in held or ():
             self._flow(stream, memoryview(data))
