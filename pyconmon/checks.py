@@ -50,7 +50,7 @@ def check(options: Options, *, created: bool = False) -> Options:
     if options.container_pidfile is None:
         changes["container_pidfile"] = f"{cwd}/pidfile-{options.cid}"
     if options.exit_delay < 0:
-        raise _error("Delay before the exit command (--exit-delay) must not be negative")
+        raise _error("Delay before the exit command (--exit-delay) must be 0 or more")
     changes["log_drivers"] = log_drivers = _drivers(options)
     drivers = [driver for driver, _path in log_drivers]
     _check_drivers(options, drivers)
