@@ -103,15 +103,19 @@ class ExitEvents:
         return event
 
     def _collect(self) -> None:
-        for event in self._inotify.read():
-            if event.overflow:
-                self._scan()
-            elif event.mask & (inotify.DELETE_SELF | inotify.MOVE_SELF | inotify.IGNORED):
-                raise PyconmonError(f"could not go on watching {self.directory}: it is gone")
-            elif event.mask & inotify.DELETE:
-                self._seen.pop(event.name, None)
-            elif event.mask & inotify.MOVED_TO:
-                self._look(event.name)
+        while batch := self._inotify.read():
+            for event in batch:
+                self._take_in(event)
+
+    def _take_in(self, event: inotify.Event) -> None:
+        if event.overflow:
+            self._scan()
+        elif event.mask & (inotify.DELETE_SELF | inotify.MOVE_SELF | inotify.IGNORED):
+            raise PyconmonError(f"could not go on watching {self.directory}: it is gone")
+        elif event.mask & inotify.DELETE:
+            self._seen.pop(event.name, None)
+        elif event.mask & inotify.MOVED_TO:
+            self._look(event.name)
 
     def _scan(self) -> None:
         names = os.listdir(self.directory)
