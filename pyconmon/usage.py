@@ -99,9 +99,6 @@ def version() -> str:
     return f"conmon version {CONMON_VERSION}\ncommit: pyconmon {__version__}\n"
 
 
-version_text = version
-
-
 def help_text() -> str:
     """The usage, one line an option."""
     lines = ["Usage:", "  conmon [OPTION...] [WORD...]", ""]
