@@ -62,8 +62,8 @@ def report(to: str, argv: list[str]) -> None:
         "argv": argv,
         "descriptors": open_ones,
         "blocked": signals(status, b"SigBlk"),
-        # Perl itself ignores SIGFPE (8), so nothing can be said about that one.
-        "ignored": [number for number in signals(status, b"SigIgn") if number != 8],
+        # Perl ignores SIGFPE (8), and 32 and 33 are the C library's own: nothing can be said of them.
+        "ignored": [number for number in signals(status, b"SigIgn") if number not in (8, 32, 33)],
         "environment": [os.fsdecode(each) for each in take(to + ".environ").split(b"\0") if each],
         "cwd": os.getcwd(),
         "umask": umask,
