@@ -62,8 +62,10 @@ def main(argv: list[str]) -> int:
     folder = options.output or Path("docs/benchmarks" if whole else "build/benchmarks")
     for path in report.write(bench.results, about, folder):
         print(f"wrote {path}")
-    if whole and not options.output and report.write_page(
-        bench.results, about, Path("docs/performance.md")
+    if (
+        whole
+        and not options.output
+        and report.write_page(bench.results, about, Path("docs/performance.md"))
     ):
         print("wrote the table in docs/performance.md")
     return 1 if failed else 0
@@ -78,8 +80,12 @@ def _options(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="under a minute; smaller amounts")
-    parser.add_argument("--tiny", action="store_true", help="seconds; proves that the harness works")
-    parser.add_argument("--only", action="append", choices=CASES, help="just this case (repeatable)")
+    parser.add_argument(
+        "--tiny", action="store_true", help="seconds; proves that the harness works"
+    )
+    parser.add_argument(
+        "--only", action="append", choices=CASES, help="just this case (repeatable)"
+    )
     parser.add_argument("--conmon", action="append", help="a C conmon (repeatable)")
     parser.add_argument("--monitor", default=_default_monitor(), help="the pyconmon to measure")
     parser.add_argument("--output", type=Path, help="folder for results.json and plots")

@@ -24,9 +24,13 @@ def cpu_seconds(pid: int) -> float:
     """
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
-        return sum(
-            int(Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()[0]) for task in tasks
-        ) / 1e9
+        return (
+            sum(
+                int(Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()[0])
+                for task in tasks
+            )
+            / 1e9
+        )
     except (FileNotFoundError, IndexError):
         return cpu_ticks(pid)
 

@@ -19,7 +19,11 @@ def draw(document: dict[str, Any], folder: Path) -> list[Path]:
     plots = {
         "ratios.png": _ratios(results),
         "relay.png": _pairs(
-            [r for r in results if r["case"].startswith("relay k8s") and r["what"] == "monitor CPU"],
+            [
+                r
+                for r in results
+                if r["case"].startswith("relay k8s") and r["what"] == "monitor CPU"
+            ],
             "CPU of the monitor while it relays, seconds",
         ),
         "memory.png": _pairs(
@@ -75,7 +79,9 @@ def _pairs(results: list[dict[str, Any]], title: str, label: str = "case") -> An
         places = [n + offset * 0.4 for n in range(len(shown))]
         axes.bar(places, middle, 0.38, yerr=spread, label=name, color=colour)
     texts = [
-        f"{r['case'].removeprefix('relay k8s-file, ')}\n{r['amount']}" if label == "case" else r[label]
+        f"{r['case'].removeprefix('relay k8s-file, ')}\n{r['amount']}"
+        if label == "case"
+        else r[label]
         for r in shown
     ]
     axes.set_xticks([n + 0.2 for n in range(len(shown))], texts, fontsize=8)

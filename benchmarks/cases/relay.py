@@ -47,7 +47,12 @@ def journald(bench: Bench) -> None:
     if not JournalSink.possible():
         bench.results.leave_out("journald", "needs root and a private mount namespace")
         return
-    full = {"2-byte lines": 0.4, "100-byte lines": 20.0, "16 KiB lines": 200.0, "no newlines": 200.0}
+    full = {
+        "2-byte lines": 0.4,
+        "100-byte lines": 20.0,
+        "16 KiB lines": 200.0,
+        "no newlines": 200.0,
+    }
     sink = JournalSink()
     sink.start()
     try:

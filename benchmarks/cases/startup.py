@@ -24,7 +24,9 @@ def version(bench: Bench) -> None:
     wall = bench.results.measures["--version", "wall"]
     ours, bare_median = wall.median("pyconmon"), wall.median("bare python")
     if ours and bare_median:
-        bench.results.record("--version", "wall over bare python", "", "pyconmon", ours / bare_median)
+        bench.results.record(
+            "--version", "wall over bare python", "", "pyconmon", ours / bare_median
+        )
 
 
 def _timed(command: list[str]) -> float:
