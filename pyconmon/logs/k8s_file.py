@@ -208,20 +208,17 @@ class K8sFile:
         if not self._regular:
             self._append(head, block, consumed, len(block), checkpoint)
             return
-        same = inode == self._inode
-        if same:
-            self._total += offset - self._size
         stop = len(block)
         if self._global_max > 0:
             stop = limits.global_end(block, consumed, stop, self._global_max - offset)
         end = stop
         if self._size_max > 0 and consumed < stop:
-            end = limits.portions(block, consumed, stop, offset, self._size_max, self._keep)[0][1]
-        there = self._size - offset if same else 0
-        if same and there <= 0 and self._size_max > 0:
-            end = consumed  # nothing arrived, and the file may have to be replaced first
-        elif same:
-            self._complete(head, block, consumed, end, there)
+            parts = limits.portions(block, consumed, stop, offset, self._size_max, self._keep)
+            if not parts[0][2]:  # else the file could not be replaced, and took everything
+                end = parts[0][1]
+        if inode == self._inode:
+            self._complete(head, block, consumed, end, self._size - offset)
+            self._total = self._size
         else:
             # It was renamed after the checkpoint. If it cannot be found it was replaced, and that
             # comes only after all that belonged into it had been written.

@@ -520,8 +520,12 @@ RESUMED: list[tuple[str, bytes, dict[str, Any]]] = [
         {"log_size_max": 300, "log_rotate": True, "log_max_files": 2},
     ),
     ("global limit", lines_of(*[30, 0, 5] * 10), {"log_global_size_max": 900}),
+    ("global limit soon", lines_of(*[30, 0, 5] * 10), {"log_global_size_max": 1800}),
     ("moved meanwhile", lines_of(*[30, 0, 5] * 4), {}),
 ]
+
+
+AFTER = (b"more\n", b"more still\n", b"enough\n")
 
 
 @pytest.mark.parametrize(("name", "data", "changes"), RESUMED, ids=[row[0] for row in RESUMED])
@@ -534,7 +538,8 @@ def test_resuming_a_write_that_was_cut_off(
     whole = tmp_path / "whole" / "ctr.log"
     logs = opened(whole, **changes)
     logs.write(2, before)
-    logs.write(1, data)
+    for each in (data, *AFTER):
+        logs.write(1, each)
     logs.close()
     expected = contents(whole)
 
@@ -571,6 +576,8 @@ def test_resuming_a_write_that_was_cut_off(
             logs = opened(path, **changes)
             consumed, inode, offset = map(int, mark.read_text().split())
             logs.resume(1, data, NOW, consumed, inode, offset)
+            for each in AFTER:
+                logs.write(1, each)
             logs.close()
             found = contents(path)
             if name == "moved meanwhile":
