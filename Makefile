@@ -3,6 +3,7 @@ PREFIX ?= /usr/local
 PYTEST = .venv/bin/python -m pytest -q
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SOAK_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-quick lint bench soak faults docs install-conmon uninstall-conmon clean
@@ -29,6 +30,14 @@ lint: ## ruff, mypy and shellcheck
 bench: ## C conmon and pyconmon side by side, see docs
 	@scripts/setup bench
 	@.venv/bin/python -m benchmarks $(BENCH_ARGS)
+
+soak: ## many container lives in a row, each checked, for five minutes (SOAK_ARGS="--seconds N")
+	@scripts/setup test
+	@.venv/bin/python scripts/soak $(SOAK_ARGS)
+
+faults: ## the tests that kill monitors, misbehave and attack
+	@scripts/setup test
+	@$(PYTEST) tests/hostile tests/recovery $(PYTEST_ARGS)
 
 docs: ## the documentation as a web site, in site/
 	@scripts/setup docs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,11 @@ def test_ci_runs_once_more_what_failed(
     result = run("bash", ".ci/run", cwd=checkout)
     assert result.returncode == status
     assert ("--last-failed-no-failures=none" in result.stdout) == results
+
+
+def test_a_short_soak() -> None:
+    need_root()
+    need_program("runc")
+    result = run(sys.executable, "scripts/soak", "--seconds", "0", "--monitor", PYCONMON)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "1 rounds, nothing lost, nothing left" in result.stdout
