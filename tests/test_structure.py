@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -162,6 +163,16 @@ def test_every_module_says_what_it_is(package: Path) -> None:
         if not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert silent == []
+
+
+def test_the_metadata_names_every_package() -> None:
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {
+        ".".join(init.parent.relative_to(base).parts)
+        for base, package in ((ROOT, MONITOR), (ROOT / "client", CLIENT))
+        for init in package.rglob("__init__.py")
+    }
+    assert set(named) == there
 
 
 # Runs the command as its launcher does, and then writes down what has been loaded.
