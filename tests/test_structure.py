@@ -31,7 +31,7 @@ LAYERS: list[tuple[str, list[str | tuple[str, ...]]]] = [
         [
             ("runtime", "exit_report"),  # the two that fork a child which execs
             "console",
-            "stdio",
+            ("stdio", "pace"),
             ("attach", "attach_client", "backlog"),
             "caller",
             "control",
