@@ -6,7 +6,6 @@ mount namespace (see `enter_namespace`): neither the tmpfs nor the false journal
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 INSIDE = "PYCONMON_BENCH_NAMESPACE"
-JOURNAL = Path("/run/systemd/journal")
 Edit = Callable[[dict[str, Any]], None]
 
 
@@ -39,7 +37,7 @@ class Workspace:
     def __init__(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="pyconmon-bench-"))
         # Logs of a gigabyte on a disk would measure the disk.
-        self.on_tmpfs = bool(os.environ.get(INSIDE)) and _mount_tmpfs(self.root, "mode=700")
+        self.on_tmpfs = bool(os.environ.get(INSIDE)) and mount_tmpfs(self.root, "mode=700")
         self.rootfs = self.root / "rootfs"
         self.exits = self.root / "exits"
         self.exits.mkdir()
@@ -88,53 +86,7 @@ class Workspace:
             (self.rootfs / "bin" / applet).symlink_to("busybox")
 
 
-class JournalSink:
-    """Stands where journald stands and throws away what arrives, so that the sender is measured."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @staticmethod
-    def possible() -> bool:
-        return bool(os.environ.get(INSIDE)) and Path("/run/systemd").is_dir()
-
-    def start(self) -> None:
-        made = not JOURNAL.exists()
-        JOURNAL.mkdir(parents=True, exist_ok=True)
-        if not _mount_tmpfs(JOURNAL, "mode=755"):
-            if made:
-                JOURNAL.rmdir()
-            raise OSError("cannot mount over the journal's directory")
-        self._made = made
-        script = (
-            "import socket\n"
-            "sink = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
-            f"sink.bind('{JOURNAL}/socket')\n"
-            "room = bytearray(1 << 18)\n"
-            "print('ready', flush=True)\n"
-            "while True: sink.recv_into(room)\n"
-        )
-        self.process = subprocess.Popen(
-            [sys.executable, "-IS", "-c", script], stdout=subprocess.PIPE
-        )
-        assert self.process.stdout is not None
-        self.process.stdout.readline()
-
-    def stop(self) -> None:
-        if self.process is None:
-            return
-        self.process.kill()
-        self.process.wait()
-        if self.process.stdout:
-            self.process.stdout.close()
-        self.process = None
-        subprocess.run(["umount", "-l", str(JOURNAL)], capture_output=True)
-        if self._made:
-            with contextlib.suppress(OSError):
-                JOURNAL.rmdir()
-
-
-def _mount_tmpfs(path: Path, options: str) -> bool:
+def mount_tmpfs(path: Path, options: str) -> bool:
     command = ["mount", "-t", "tmpfs", "-o", options, "pyconmon-bench", str(path)]
     return subprocess.run(command, capture_output=True).returncode == 0
 

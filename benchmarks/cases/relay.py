@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from benchmarks import kernel
 from benchmarks.bench import Bench
 from benchmarks.container import Container, wait_for
-from benchmarks.workspace import JournalSink
+from benchmarks.journal import JournalSink
 
 MEGABYTE = 1_000_000
 BLOB = 32 * MEGABYTE
@@ -58,26 +58,38 @@ def journald(bench: Bench) -> None:
     try:
         for shape in SHAPES:
             amount = full[shape] * (0.01 if bench.tiny else 0.1 if bench.quick else 1)
-            _relay(bench, f"relay journald, {shape}", "journald", shape, amount)
+            _relay(bench, f"relay journald, {shape}", "journald", shape, amount, sink=sink)
     finally:
         sink.stop()
 
 
 def _relay(
-    bench: Bench, case: str, driver: str, shape: str, megabytes: float, both: bool = False
+    bench: Bench,
+    case: str,
+    driver: str,
+    shape: str,
+    megabytes: float,
+    both: bool = False,
+    sink: JournalSink | None = None,
 ) -> None:
     bench.say(case)
     total = int(megabytes * MEGABYTE)
     text = f"{megabytes:g} MB"
     for name, path in bench.turns(bench.pick(3, 1, 1)):
-        cpu, wall, peak = relay_once(bench, path, driver, shape, total, both)
+        cpu, wall, peak = relay_once(bench, path, driver, shape, total, both, sink)
         bench.results.record(case, "monitor CPU", "s", name, cpu, text)
         bench.results.record(case, "container's wall time", "s", name, wall, text)
         bench.results.record(case, "peak RSS over idle", "MB", name, peak, text)
 
 
 def relay_once(
-    bench: Bench, monitor: str, driver: str, shape: str, total: int, both: bool = False
+    bench: Bench,
+    monitor: str,
+    driver: str,
+    shape: str,
+    total: int,
+    both: bool = False,
+    sink: JournalSink | None = None,
 ) -> tuple[float, float, float]:
     """One container that writes `total` bytes: CPU (s), wall time (s), peak RSS over idle (MB)."""
     payload = writer(bench, shape, total // 2 if both else total)
@@ -92,11 +104,14 @@ def relay_once(
         idle = kernel.memory(container.monitor_pid)["rss"]
         kernel.reset_peak(container.monitor_pid)
         cpu = kernel.cpu_seconds(container.monitor_pid)
+        # Entries hold 8192 bytes at most; the last one may wait for the end of its line.
+        entries = total // min(len(SHAPES[shape]), 8192) - 1 + (sink.entries if sink else 0)
         begin = time.perf_counter()
         container.start()
         container.wait_program("sleep")
         wait_for(lambda: not any(kernel.unread(pipe) for pipe in pipes), "empty pipes")
         wall = time.perf_counter() - begin
+        wait_for(lambda: sink is None or sink.entries >= entries, "all entries of the journal")
         settle(container.monitor_pid)
         cpu = kernel.cpu_seconds(container.monitor_pid) - cpu
         peak = max(0, kernel.peak_rss(container.monitor_pid) - idle) / MEGABYTE
