@@ -124,7 +124,7 @@ def _go_on(
     process.environment = dict(entry.partition("=")[::2] for entry in state["environment"])
     process.oom_score = str(state.get("oom_score", "")).encode() or None
     process.inherited = []
-    options = check(parse(state["argv"]))
+    options = check(parse(state["argv"]), created=True)
     logs = open_logs(options, diag)
     survival = Survival(directory, state["argv"], process, diag)
     survival.state.update(state)

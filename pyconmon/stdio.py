@@ -13,6 +13,7 @@ from time import monotonic
 
 from pyconmon import linux
 from pyconmon.loop import READABLE, WRITABLE
+from pyconmon.pace import Pace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,15 +23,8 @@ if TYPE_CHECKING:
 
 BIGGEST_READ = 256 * 1024
 BUSY_PIPE = 1024 * 1024
-FULL_PIPE = 64 * 1024  # a read this large says that the pipe was full: a bigger one saves switches
+ORDINARY_PIPE = 64 * 1024
 MOST_DRAINED_FROM_TERMINAL = 4 * 1024 * 1024
-
-# A stream is chatty after so many small reads in such quick succession; it is then read a few times a
-# second instead of at each line, which costs a line some milliseconds and the machine far less.
-CHATTY_READS = 16
-CHATTY_GAP = 0.05
-CHATTY_SIZE = 4096
-CHATTY_PAUSE = 0.03
 
 
 class Reader:
@@ -74,15 +68,14 @@ class Pump:
     ) -> None:
         self.fd = fd
         self.stream = stream
-        self.batching: Callable[[], bool] = lambda: False
+        self.attached: Callable[[], bool] = lambda: False
         self._loop = loop
         self.reader = reader
         self._sink = sink
         self._terminal = terminal
         self._enlarged = terminal
         self._timer: Timer | None = None
-        self._small = 0
-        self._last = 0.0
+        self._pace = Pace(ORDINARY_PIPE)
 
     def start(self) -> None:
         """Begin to read."""
@@ -100,22 +93,18 @@ class Pump:
         pause = self._sink(view)
         view.release()
         self.reader.done()
-        if size >= FULL_PIPE and not self._enlarged:
-            self._enlarged = True
-            linux.enlarge_pipe(self.fd, BUSY_PIPE)
         if pause <= 0.0:
-            pause = self._chatty_pause(size)
+            pause = self._pace.after(size, monotonic(), self.attached())
+            if not self._enlarged and (self._pace.quick or size >= ORDINARY_PIPE):
+                self._enlarge()
         if pause > 0.0:
             self._loop.modify(self.fd, 0)
             self._timer = self._loop.call_after(pause, self._go_on)
 
-    def _chatty_pause(self, size: int) -> float:
-        now = monotonic()
-        if size > CHATTY_SIZE or now - self._last > CHATTY_GAP:
-            self._small = 0
-        self._small += 1
-        self._last = now
-        return CHATTY_PAUSE if self._small >= CHATTY_READS and self.batching() else 0.0
+    def _enlarge(self) -> None:
+        """The writer is quick: a bigger pipe lets it go on while we wait, and saves it switches."""
+        self._enlarged = True
+        self._pace.capacity = linux.enlarge_pipe(self.fd, BUSY_PIPE)
 
     def _go_on(self) -> None:
         self._timer = None

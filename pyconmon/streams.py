@@ -104,7 +104,7 @@ class Streams:
             lambda view: self._flow(stream, view),
             terminal=terminal,
         )
-        pump.batching = lambda: not self._attached()
+        pump.attached = self._has_clients
         self.pumps.append(pump)
         return pump
 
@@ -175,6 +175,9 @@ class Streams:
         self._broadcast = broadcast
         self._attached = attached
         self._admit = admit
+
+    def _has_clients(self) -> bool:
+        return self._attached()
 
     def _flow(self, stream: int, view: memoryview) -> float:
         if self._held is not None and self._hold(stream, view):
