@@ -7,6 +7,8 @@ started. Callers rely on None for what is gone or cannot be told for sure.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import psutil
 
@@ -29,11 +31,16 @@ def read_pidfile(path: str, name: str = "") -> ProcessId | None:
         return None
 
 
-def init_of(container: Container, oci: OciRuntime) -> ProcessId | None:
-    """The container's first process. The runtime is asked: unlike a pid file it is never stale."""
+def init_of(
+    container: Container, oci: OciRuntime, state: Mapping[str, Any] | None = None
+) -> ProcessId | None:
+    """The container's first process. The runtime is asked: unlike a pid file it is never stale.
+
+    `state` is what the runtime has just said.
+    """
     if container.init is None:
         try:
-            state = oci.state(container.name)
+            state = oci.state(container.name) if state is None else state
             pid = 0 if state.get("status") == STOPPED else int(state.get("pid") or 0)
         except (PyconmonError, ValueError, TypeError):
             pid = 0

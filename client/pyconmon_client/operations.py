@@ -366,7 +366,7 @@ class Operations:
             reported = self._oci.state(container.name)
             state = container.state = container.state or ContainerState()
             state.merge(reported)
-            init = lookup.init_of(container, self._oci)
+            init = lookup.init_of(container, self._oci, reported)
             monitor = lookup.monitor_of(container)
             state.monitored = monitor.alive() if monitor else (False if init else None)
             if state.status == STOPPED:

@@ -20,6 +20,8 @@ class ExecSettings:
     cwd: str | None = None
     user: str | None = None
     """"uid" or "uid:gid", numbers."""
+    size: tuple[int, int] | None = None
+    """Rows and columns of its terminal at the start."""
 
     def plain(self) -> bool:
         return self.env is None and self.cwd is None and self.user is None
@@ -39,6 +41,9 @@ def exec_process(
         ) from error
     process |= {"args": list(command), "terminal": terminal}
     process.pop("consoleSize", None)
+    if terminal and settings.size is not None:
+        rows, columns = settings.size
+        process["consoleSize"] = {"height": rows, "width": columns}
     if settings.env is not None:
         process["env"] = [*process.get("env", []), *settings.env]
     if settings.cwd is not None:

@@ -95,14 +95,16 @@ class Runtime(Operations):
         env: Sequence[str] | None = None,
         cwd: str | None = None,
         user: str | None = None,
+        size: tuple[int, int] | None = None,
     ) -> ExecProcess:
         """Start a command in a running container and return it live; use it in a `with` block.
 
-        `stdin` False gives it /dev/null. `terminal`: a terminal, see ExecProcess.attachment.
+        `stdin` False gives it /dev/null. `terminal`: a terminal, see ExecProcess.attachment, of
+        `size` (rows, columns).
         `env`, `cwd` and `user` as in exec_sync. ExecStartError if its monitor cannot be started;
         the runtime's refusal comes as ExecStartError of `wait`.
         """
-        settings = ExecSettings(env, cwd, user)
+        settings = ExecSettings(env, cwd, user, size)
         request = self.exec_request(container, command, settings, attach=terminal)
         return ExecProcess(request, stdin=stdin)
 

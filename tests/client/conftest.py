@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pyconmon_client import Container, PyconmonError, Runtime
+from tests.helpers.bundles import make_bundle
 from tests.helpers.drive import Drive
 
 Drives = Callable[..., Drive]
@@ -24,3 +26,37 @@ def drives(monitor_path: Path, runc: Path, tmp_path: Path) -> Iterator[Drives]:
             return stack.enter_context(container)
 
         yield make
+
+
+@pytest.fixture
+def runtime(monitor_path: Path, runc: Path, tmp_path: Path) -> Runtime:
+    """The client's runtime: this test's monitor and runc, records in a directory of the test."""
+    return Runtime(runc, tmp_path / "containers", monitor_path)
+
+
+@pytest.fixture
+def make(tmp_path: Path, runtime: Runtime) -> Iterator[Callable[..., Container]]:
+    """make(*args, log=False, edit=..., **of Container) -> Container with a bundle, put away later."""
+    made: list[Container] = []
+
+    def container(*args: str, log: bool = False, edit: Any = None, **more: Any) -> Container:
+        name = f"c{len(made)}"
+        terminal = bool(more.get("terminal", False))
+        bundle = make_bundle(tmp_path / name, args, terminal=terminal, edit=edit)
+        log_path = str(bundle / "ctr.log") if log else ""
+        made.append(Container(name, name, str(bundle), log_path, **more))
+        return made[-1]
+
+    yield container
+    for each in made:
+        with suppress(PyconmonError):
+            runtime.delete_container(each, force=True)
+
+
+@pytest.fixture
+def running(make: Callable[..., Container], runtime: Runtime) -> Container:
+    """A container that sleeps."""
+    container = make("sleep", "600")
+    runtime.create_container(container, stdio=(-1, -1, -1))
+    runtime.start_container(container)
+    return container

@@ -1,0 +1,252 @@
+"""A container's life by the client's operations, with real runc, through both monitors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pyconmon_client import (
+    Container,
+    ContainerNotFound,
+    ContainerStateError,
+    CreateError,
+    CreateTimeout,
+    ExitFileError,
+    MonitorError,
+    Runtime,
+    RuntimeCommandError,
+)
+from tests.helpers.bundles import no_pid_namespace
+from tests.helpers.waiting import gone, wait_until
+
+Make = Callable[..., Container]
+
+
+def children() -> set[int]:
+    """Our children, zombies too."""
+    return {int(pid) for pid in Path("/proc/self/task", str(os.getpid()), "children").read_text().split()}
+
+
+def test_a_whole_life(runtime: Runtime, make: Make) -> None:
+    before, open_before = children(), set(os.listdir("/proc/self/fd"))
+    container = make("sh", "-c", "trap 'exit 7' TERM; while :; do sleep 1; done")
+    with pytest.raises(ContainerStateError):
+        _ = container.net_ns_path
+    runtime.create_container(container)
+    state = runtime.update_status(container)
+    assert (state.status, state.id, state.monitored) == ("created", container.name, True)
+    assert state.created is not None and state.created.tzinfo is not None
+    assert container.net_ns_path == f"/proc/{state.pid}/ns/net"
+    runtime.start_container(container)
+    state = runtime.update_status(container)
+    assert state.status == "running"
+    assert state.started is not None and state.started >= state.created
+    assert runtime.exec_sync(container, ["echo", "hello"]).stdout == b"hello\n"
+    runtime.stop_container(container, timeout=30)
+    state = runtime.update_status(container)
+    assert (state.status, state.exit_code, state.exit_code_known) == ("stopped", 7, True)
+    assert state.finished is not None and state.finished >= state.started
+    assert state.finished.timestamp() == pytest.approx(
+        os.stat(runtime.exit_file(container)).st_ctime, abs=0.01
+    )
+    assert runtime.wait(container, timeout=0) == 7
+    assert runtime.container_status(container) is state
+    runtime.stop_container(container)
+    runtime.delete_container(container)
+    with pytest.raises(ContainerNotFound, match="does not exist"):
+        runtime.update_status(container)
+    assert children() == before, "a process or zombie is left"
+    assert set(os.listdir("/proc/self/fd")) == open_before
+    assert sorted(os.listdir(container.bundle_path)) == ["config.json", "exit"]
+    assert runtime.list() == []
+
+
+def test_stop_kills_what_ignores_the_signal(runtime: Runtime, running: Container) -> None:
+    """The first process of a pid namespace has no default action for TERM."""
+    runtime.stop_container(running, timeout=0.2)
+    assert runtime.update_status(running).exit_code == 128 + signal.SIGKILL
+
+
+def test_stop_needs_a_container(runtime: Runtime, make: Make) -> None:
+    with pytest.raises(ContainerNotFound):
+        runtime.stop_container(make("true"))
+
+
+@pytest.mark.parametrize("code", [0, 1, 42, 255])
+def test_wait_gives_the_exit_code(runtime: Runtime, make: Make, code: int) -> None:
+    container = make("sh", "-c", f"exit {code}")
+    runtime.create_container(container)
+    runtime.start_container(container)
+    assert runtime.wait(container, timeout=30) == code
+
+
+def test_death_by_signal(runtime: Runtime, make: Make) -> None:
+    container = make("sh", "-c", "kill -TERM $$", edit=no_pid_namespace)
+    runtime.create_container(container)
+    runtime.start_container(container)
+    assert runtime.wait(container, timeout=30) == 128 + signal.SIGTERM
+
+
+def test_a_row_of_containers_that_end_at_once(runtime: Runtime, make: Make) -> None:
+    codes = list(range(1, 16))
+    for code in codes:
+        container = make("sh", "-c", f"exit {code}")
+        runtime.create_container(container)
+        runtime.start_container(container)
+        # Alternately the two ways to learn it.
+        if code % 2:
+            assert runtime.wait(container, timeout=30) == code
+        else:
+            wait_until(lambda c=container: runtime.update_status(c).status == "stopped")  # type: ignore[misc]
+            assert container.state is not None and container.state.exit_code == code
+        runtime.delete_container(container)
+
+
+def test_killed_between_create_and_start(runtime: Runtime, make: Make) -> None:
+    container = make("true")
+    runtime.create_container(container)
+    runtime.kill_container(container, "KILL")
+    assert runtime.wait(container, timeout=30) == 128 + signal.SIGKILL
+    with pytest.raises(RuntimeCommandError):
+        runtime.start_container(container)
+
+
+def test_output_goes_where_stdio_says(runtime: Runtime, make: Make, tmp_path: Path) -> None:
+    container = make("sh", "-c", "cat; echo err >&2")
+    (tmp_path / "in").write_bytes(b"input\n")
+    with open(tmp_path / "in", "rb") as source, open(tmp_path / "out", "wb") as out:
+        with open(tmp_path / "err", "wb") as err:
+            stdio = (source.fileno(), out.fileno(), err.fileno())
+            runtime.create_container(container, stdio=stdio)
+    runtime.start_container(container)
+    assert runtime.wait(container, timeout=30) == 0
+    assert (tmp_path / "out").read_bytes() == b"input\n"
+    assert (tmp_path / "err").read_bytes() == b"err\n"
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_create_carries_the_runtimes_reason(
+    runtime: Runtime, make: Make, log: bool, tmp_path: Path
+) -> None:
+    before = children()
+    container = make("/nope", log=log)
+    with open(tmp_path / "stderr", "wb") as stderr:
+        stdio = None if log else (-1, stderr.fileno(), stderr.fileno())
+        with pytest.raises(CreateError, match=r"/nope.*no such file or directory"):
+            runtime.create_container(container, stdio=stdio)
+    assert children() == before
+    with pytest.raises(ContainerNotFound):
+        runtime.update_status(container)
+    assert runtime.list() == []
+
+
+def test_create_needs_a_bundle_and_a_monitor(runc: Path, runtime: Runtime, tmp_path: Path) -> None:
+    nowhere = Container("x", "x", str(tmp_path / "nowhere"))
+    with pytest.raises(CreateError, match=r"no bundle .*nowhere"):
+        runtime.create_container(nowhere)
+    nothing = Runtime(runc, "", tmp_path / "no-monitor", dialect="classic")
+    with pytest.raises(MonitorError, match=r"no-monitor.*No such file"):
+        nothing.create_container(Container("x", "x", str(tmp_path)))
+    with pytest.raises(MonitorError, match=r"no-monitor.*No such file"):
+        Runtime(runc, "", tmp_path / "no-monitor").create_container(
+            Container("x", "x", str(tmp_path))
+        )
+
+
+def test_two_containers_of_one_name(runtime: Runtime, running: Container, make: Make) -> None:
+    twin = Container(running.id, running.name, make("true").bundle_path)
+    with pytest.raises(CreateError):
+        runtime.create_container(twin, stdio=(-1, -1, -1))
+    assert runtime.update_status(running).status == "running", "the first one must not suffer"
+
+
+def test_create_time_limit(tmp_path: Path, make: Make, monitor_path: Path) -> None:
+    """A runtime that hangs: everything the monitor had started ends with it."""
+    pids = tmp_path / "pids"
+    hanging = tmp_path / "hanging-runtime"
+    hanging.write_text(f"#!/bin/sh\n[ $1 = state ] && exit 1\necho $$ $PPID >{pids}\nsleep 600 & wait\n")
+    hanging.chmod(0o755)
+    before = children()
+    slow = Runtime(hanging, "", monitor_path)
+    with pytest.raises(CreateTimeout, match="no pid within"):
+        slow.create_container(make("true"), timeout=2, stdio=(-1, -1, -1))
+    assert children() == before
+    for pid in pids.read_text().split():
+        wait_until(lambda pid=pid: gone(int(pid)), what=f"the end of {pid}")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("content", [b"", b"12x", b" 7", b"7\n", b"1234", b"\xff"])
+def test_a_foreign_exit_file_is_named(
+    runtime: Runtime, make: Make, content: bytes, monitor_path: Path
+) -> None:
+    container = make("true")
+    runtime.create_container(container)
+    runtime.start_container(container)
+    runtime.wait(container, timeout=30)
+    Path(runtime.exit_file(container)).write_bytes(content)
+    with pytest.raises(ExitFileError, match=str(runtime.exit_file(container))):
+        runtime.update_status(container)
+
+
+def test_a_stale_exit_file_is_not_believed(runtime: Runtime, make: Make) -> None:
+    container = make("sh", "-c", "sleep 0.2; exit 4")
+    Path(runtime.exit_file(container)).write_text("99")
+    runtime.create_container(container)
+    runtime.start_container(container)
+    assert runtime.wait(container, timeout=30) == 4
+
+
+def test_a_block_cleans_up_after_an_error(runtime: Runtime, make: Make) -> None:
+    container = make("sleep", "600")
+    with pytest.raises(ZeroDivisionError), runtime.running(container, stdio=(-1, -1, -1)):
+        assert runtime.update_status(container).status == "running"
+        raise ZeroDivisionError
+    with pytest.raises(ContainerNotFound):
+        runtime.update_status(container)
+    assert runtime.list() == []
+
+
+def test_terminal_containers(runtime: Runtime, make: Make) -> None:
+    container = make("sh", "-c", "stty size; read x; echo got $x; exit 3", terminal=True, log=True)
+    runtime.create_container(container, stdin=True)
+    with runtime.attach(container) as attachment:
+        runtime.resize(container, 40, 90)
+        runtime.start_container(container)
+        attachment.send(b"word\n")
+        text = b"".join(piece.data for piece in attachment)
+    assert runtime.wait(container, timeout=30) == 3
+    assert b"got word\r\n" in text
+    assert b"".join(line.data for line in runtime.logs(container)).endswith(b"got word\r\n")
+
+
+def test_a_dead_monitor_does_not_hang_anybody(runtime: Runtime, make: Make) -> None:
+    from pyconmon_client import AttachError, NotRunningError
+
+    container = make("sleep", "600", log=True)
+    calls: list[Callable[[], object]] = [
+        lambda: runtime.attach(container),
+        lambda: runtime.resize(container, 10, 10),
+        lambda: runtime.reopen_logs(container),
+    ]
+
+    def refused() -> None:
+        for call in calls:
+            begun = time.monotonic()
+            with pytest.raises((NotRunningError, AttachError)):
+                call()
+            assert time.monotonic() - begun < 5  # a second, on a machine that is not overloaded
+
+    refused()
+    runtime.create_container(container)
+    runtime.start_container(container)
+    runtime.stop_container(container, timeout=0)
+    runtime.wait(container, timeout=30)
+    assert container.monitor is not None
+    monitor = container.monitor
+    wait_until(lambda: not monitor.alive(), what="the monitor's end")
+    refused()
