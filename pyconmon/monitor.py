@@ -10,8 +10,8 @@ from __future__ import annotations
 import _signal
 import os
 
-from pyconmon import fds, linux
-from pyconmon.loop import READABLE
+from pyconmon import fds
+from pyconmon.container import ContainerProcess, forget_old_pid
 from pyconmon.reaper import UNKNOWN, exit_status
 from pyconmon.runtime import Child, build_argv, read_pid
 from pyconmon.stdio import Reader
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pyconmon.survival import Survival
 
 CREATING, RUNNING, DRAINING, DONE = "creating", "running", "draining", "done"
-ROUNDS_FOR_STATUS = 100  # of 50 ms, in which a foreign process's parent should have reaped it
 TIMED_OUT = b"command timed out"  # CRI-O compares this text
 NO_TERMINAL = b"Runtime did not set up terminal"
 
@@ -64,8 +63,7 @@ class Monitor:
         self.survival = survival
         self.phase = CREATING
         self.status = 1
-        self.container_pid = -1
-        self.container_pidfd = -1
+        self.container: ContainerProcess | None = None
         self.code = UNKNOWN
         self.timed_out = False
         self.endpoints: Endpoints | None = None
@@ -75,8 +73,8 @@ class Monitor:
         self._attach_pipe = self._start_pipe = -1
         self._runtime_pid = -1
         self._runtime_status: int | None = None
-        self._patience = ROUNDS_FOR_STATUS
         self._oom: OomWatch | None = None
+        logs.use_loop(loop)
         self.streams = Streams(options, loop, logs, Reader(), diag)
         self.streams.survive = (
             survival is not None
@@ -110,7 +108,7 @@ class Monitor:
         """Fork the runtime; from now on it or its container may end at any moment."""
         options = self.options
         pid_file = options.container_pidfile or ""
-        _forget_old_pid(pid_file)
+        forget_old_pid(pid_file)
         child = Child(
             build_argv(options, self.streams.open(self._terminal_failed)),
             self.streams.for_runtime(),
@@ -213,14 +211,14 @@ class Monitor:
 
     def _announce(self, pid: int) -> None:
         """The caller hears of the container, and it is watched from here on."""
-        self.container_pid = pid
+        self.container = ContainerProcess(self.loop, self.reaper, pid, self._end)
         self.phase = RUNNING
         self.diag.debug(f"container pid {pid}")
         if self._key != "exit_code":
             self._sync.send(self._key, pid)
         self._become_survivable()
-        self._watch_container()
-        if self.phase != RUNNING:
+        self.container.watch()
+        if self.phase != RUNNING:  # it has ended already
             return
         self.streams.flow()
         if not self._classic and not self.options.exec:
@@ -234,24 +232,24 @@ class Monitor:
 
     def _become_survivable(self, journal: Journal | None = None) -> None:
         """Keep what another monitor needs to go on, should we be killed."""
-        if self.survival is not None:
+        if self.survival is not None and self.container is not None:
             reader = self.survival.container_created(
-                self.container_pid, self.streams.inodes, self.logs, journal
+                self.container.pid, self.streams.inodes, self.logs, journal
             )
             if not self.options.terminal:
                 self.streams.read_with(reader)
 
     def resume(self, pid: int, pidfd: int, journal: Journal) -> None:
         """Take the place of a dead monitor: the container runs, its streams have been adopted."""
-        self.container_pid, self.container_pidfd = pid, pidfd
+        self.container = ContainerProcess(self.loop, self.reaper, pid, self._end, pidfd)
         self.phase = RUNNING
         self._become_survivable(journal)
         try:
             self._open_endpoints()
         except OSError as error:
             self.diag.error(f"no endpoints: {_describe(error).decode('utf-8', 'replace')}")
-        self.loop.watch(pidfd, READABLE, lambda revents: self._container_gone())
         self._watch_memory()
+        self.container.watch()
 
     def owe(self, code: int) -> None:
         """Take the place of a dead monitor whose container has ended too: report what it owed."""
@@ -264,55 +262,20 @@ class Monitor:
         self.code = code
         self._finish(code if code >= 0 else 255)
 
-    def _watch_container(self) -> None:
-        ours = self.reaper.is_child(self.container_pid)
-        self.container_pidfd = linux.pidfd_open(self.container_pid)
-        self.reaper.watch(self.container_pid, self._container_ended)
-        self.reaper.all_known()
-        if ours or self.phase != RUNNING:
-            return
-        # Somebody else's child (an odd runtime): the pidfd tells when it ends, and on new kernels how.
-        if self.container_pidfd < 0:
-            self._container_gone()
-        else:
-            self.loop.watch(self.container_pidfd, READABLE, lambda revents: self._container_gone())
-
-    def _container_gone(self) -> None:
-        """A process that is not our child has ended. An unknowable status is never 0.
-
-        The kernel tells the status only once its parent has reaped it, which is a moment later.
-        """
-        if self.phase != RUNNING:
-            return
-        status = None
-        if self.container_pidfd >= 0:
-            status = linux.pidfd_exit_status(self.container_pidfd)
-            if status is None:
-                status = linux.zombie_status(self.container_pid)
-            if status is None and self._patience > 0:
-                self._patience -= 1
-                self.loop.modify(self.container_pidfd, 0)
-                self.loop.call_after(0.05, self._container_gone)
-                return
-        self.loop.forget(self.container_pidfd)
-        self._end(UNKNOWN if status is None else exit_status(status))
-
     def _watch_memory(self) -> None:
         from pyconmon.oom import OomWatch  # after the pid has been told: nobody waits for this
 
         directories = [d for d in (self.options.persist_dir, self.options.bundle) if d]
-        self._oom = OomWatch(self.loop, self.diag, self.container_pid, directories)
+        pid = self.container.pid if self.container is not None else -1
+        self._oom = OomWatch(self.loop, self.diag, pid, directories)
         self._oom.start()
 
     def forward(self, number: int) -> None:
         """Pass a signal on: to the container, or to the runtime while it creates one."""
         if number == _signal.SIGWINCH:
             self.streams.window_changed()
-        elif self.container_pidfd >= 0:
-            try:
-                _signal.pidfd_send_signal(self.container_pidfd, number)
-            except OSError:
-                pass
+        elif self.container is not None:
+            self.container.send_signal(number)
         elif self._runtime_pid > 0:
             os.kill(self._runtime_pid, number)
 
@@ -325,10 +288,8 @@ class Monitor:
 
     # ---- the end ----
 
-    def _container_ended(self, wait_status: int) -> None:
-        self._end(exit_status(wait_status))
-
     def _end(self, code: int) -> None:
+        """The container has ended with `code` (-1: nobody can know), or its time is up."""
         if self.phase != RUNNING:
             return
         self.phase = DRAINING
@@ -363,12 +324,10 @@ class Monitor:
         self.logs.finish(flush_partial=not self.timed_out, sync=not self.options.no_sync_log)
 
     def _stop_overdue(self) -> None:
-        if self.timed_out:
+        if self.timed_out and self.container is not None:
             from pyconmon import processes
 
-            processes.kill_overdue(
-                self.container_pid, self.container_pidfd, self.streams.inodes, self.reaper
-            )
+            processes.kill_overdue(self.container, self.streams.inodes, self.reaper)
 
     def _close(self) -> None:
         """The ports that a caller parked with us are free, and clients see the end, before the exit file."""
@@ -399,19 +358,11 @@ class Monitor:
         self.phase = DONE
         self._sync.close()  # before the exit command starts: callers wait for this end
         self.logs.close()
-        self.container_pidfd = fds.close(self.container_pidfd)
+        if self.container is not None:
+            self.container.close()
         if self.survival is not None:
             self.survival.reported()
         self.loop.stop()
-
-
-def _forget_old_pid(path: str) -> None:
-    """A stale pid must never be believed. An empty file is left alone: CRI-O makes it beforehand."""
-    try:
-        if os.stat(path).st_size > 0:
-            os.unlink(path)
-    except OSError:
-        pass
 
 
 def _describe(error: OSError) -> bytes:

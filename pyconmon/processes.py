@@ -13,6 +13,7 @@ from pyconmon import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyconmon.container import ContainerProcess
     from pyconmon.reaper import Reaper
 
 MOST_ROUNDS = 20  # of looking for children that were born while we killed
@@ -94,25 +95,21 @@ def kill_children(reaper: Reaper) -> None:
         reaper.reap()
 
 
-def kill_overdue(pid: int, pidfd: int, inodes: list[int], reaper: Reaper) -> None:
+def kill_overdue(container: ContainerProcess, inodes: list[int], reaper: Reaper) -> None:
     """End a command that has run past its time, and everything that it started.
 
     Its process group, as C conmon does, its descendants, and those that have left both (setsid, double
-    fork) but still hold its output. `pid` must be ours to judge: one that is no child of ours is ended
-    alone, for nobody can say what else is in its group.
+    fork) but still hold its output (`inodes`). A process that is no child of ours is ended alone, for
+    nobody can say what else is in its group.
     """
-    doomed = [*descendants_of(pid), *holders_of(inodes)]
-    if reaper.is_child(pid):
+    doomed = [*descendants_of(container.pid), *holders_of(inodes)]
+    if reaper.is_child(container.pid):
         try:
-            group = os.getpgid(pid)
+            group = os.getpgid(container.pid)
             if group > 1 and group != os.getpgid(0):
                 os.killpg(group, _signal.SIGKILL)
         except OSError:
             pass
-    if pidfd >= 0:
-        try:
-            _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
-        except OSError:
-            pass
-    for other in doomed:
-        kill(other)
+    container.send_signal(_signal.SIGKILL)
+    for pid in doomed:
+        kill(pid)
