@@ -44,11 +44,15 @@ class Wire:
 
     def line(self, seconds: float = 30) -> bytes:
         """The next line with its LF; b"" at the end of the pipe."""
+        self.peek(seconds)
+        line, lf, self._held = self._held.partition(b"\n")
+        return line + lf
+
+    def peek(self, seconds: float = 30) -> None:
+        """Waits for a whole line, or the end, and takes nothing away."""
         deadline = time.monotonic() + seconds
         while b"\n" not in self._held and not self._ended:
             self._more(deadline)
-        line, lf, self._held = self._held.partition(b"\n")
-        return line + lf
 
     def value(self, seconds: float = 30) -> dict[str, Any]:
         """The next line as JSON; AssertionError at the end of the pipe."""

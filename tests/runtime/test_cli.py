@@ -112,7 +112,7 @@ def test_help_acts_when_it_is_reached(harness: Harness) -> None:
             "Attach can only be specified for a non-legacy exec session",
         ),
         (["-c", CID, "-u", CID, "-r", "/bin/sh", "-e"], "process spec"),
-        (["-c", CID, "-u", CID, "-r", "/bin/sh", "--exit-delay", "-1"], "0"),
+        (["-c", CID, "-u", CID, "-r", "/bin/sh", "--exit-delay", "-1"], "delay"),
         (
             ["-c", CID, "-u", CID, "-r", "/bin/sh"],
             "Log driver not provided. Use --log-path",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -213,12 +214,12 @@ def broken(container: Container, what: str) -> None:
         container.exit_dir.rmdir()
         container.exit_dir.touch()
     elif what == "persist dir missing":
-        container.persist_dir.rmdir()
-    elif what == "log directory gone":
+        shutil.rmtree(container.persist_dir)  # a monitor may keep files of its own there
+    elif what == "log gone":
         container.log.path.unlink()
 
 
-PROBLEMS = ["exit dir missing", "exit dir is a file", "persist dir missing", "log directory gone"]
+PROBLEMS = ["exit dir missing", "exit dir is a file", "persist dir missing", "log gone"]
 
 
 @target("conmon ends at the first step that fails")
@@ -259,7 +260,7 @@ echo args=$#:$2:$3:$4
 echo exit=$(cat "$5")
 echo FOO=$FOO SYNC=$_OCI_SYNCPIPE
 echo fds=$(ls /proc/$$/fd | tr '\\n' ' ')
-grep -E '^Sig(Blk|Ign)' /proc/$$/status
+grep -E '^Sig(Blk|Ign)' /proc/self/status
 mv $1.new $1
 """
 
