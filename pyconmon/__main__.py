@@ -13,6 +13,7 @@ from pyconmon.options import UsageError, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyconmon.creation import Creation
     from pyconmon.diag import Diag
     from pyconmon.logs import Logs
     from pyconmon.monitor import Monitor
@@ -66,14 +67,15 @@ def main(argv: list[str] | None = None) -> int:
 def watch(options: Options, process: Process, logs: Logs, diag: Diag, words: list[str]) -> int:
     """Become the monitor of one container, from start pipe to last act."""
     from pyconmon import fds
+    from pyconmon.creation import Creation
 
     process.protect_from_oom()
     try:
         start_pipe = fds.from_environment("_OCI_STARTPIPE")
         if start_pipe > 0:
             os.read(start_pipe, START_BYTES)  # the caller moves us to a cgroup, then lets us go on
-            process.disown(start_pipe)
             if not options.exec_attach:
+                process.disown(start_pipe)
                 start_pipe = fds.close(start_pipe)
     except (ValueError, OSError) as error:
         diag.error(f"cannot read the start pipe: {error}")
@@ -81,30 +83,57 @@ def watch(options: Options, process: Process, logs: Logs, diag: Diag, words: lis
     daemon = options.dialect == "modern"
     if daemon and not options.sync:
         process.go_to_background(options.conmon_pidfile)
-    monitor = _make(options, process, logs, diag, words)
+    creation = Creation(options, process, not daemon or logs.passthrough)
     try:
-        monitor.adopt_pipes(start_pipe)
-        if daemon and not logs.passthrough:
+        creation.adopt_pipes(start_pipe)
+        if not creation.passthrough:
             process.leave_streams()
             diag.mute_stderr()
         process.become_parent_of_orphans(new_session=daemon)
     except (ValueError, OSError) as error:
         diag.error(str(error))
         return 1
-    process.take_signals(monitor.loop, monitor.reaper.reap, monitor.forward)
-    monitor.begin()
+    monitor = _create(creation, logs, diag, words)
+    if logs.passthrough:
+        process.leave_streams()
+        diag.mute_stderr()
+    monitor.begin(creation)
     return serve(monitor)
 
 
-def _make(options: Options, process: Process, logs: Logs, diag: Diag, words: list[str]) -> Monitor:
+def _create(creation: Creation, logs: Logs, diag: Diag, words: list[str]) -> Monitor:
+    """Start the runtime and make the monitor, which takes longer, while that is at work.
+
+    Where somebody has to listen before the runtime may run, the monitor comes first.
+    """
+    options = creation.options
+    monitor = console_socket = None
+    try:
+        creation.make_pipes(survive=not options.exec and not options.no_recovery)
+        if creation.needs_listeners:
+            monitor = _make(creation, logs, diag, words)
+            console_socket = monitor.listen(creation)
+        creation.process.hold_signals()
+        creation.spawn(console_socket, diag)
+    except OSError as error:
+        creation.error = error
+    if monitor is None:
+        monitor = _make(creation, logs, diag, words)
+    creation.process.release_signals()
+    return monitor
+
+
+def _make(creation: Creation, logs: Logs, diag: Diag, words: list[str]) -> Monitor:
     from pyconmon.loop import Loop
     from pyconmon.monitor import Monitor
-    from pyconmon.reaper import Reaper
     from pyconmon.survival import Survival, directory_of
 
+    options, process = creation.options, creation.process
     directory = directory_of(options)
     survival = None if directory is None else Survival(directory, words, process, diag)
-    return Monitor(options, process, Loop(diag.exception), Reaper(), logs, diag, survival)
+    monitor = Monitor(options, process, Loop(diag.exception), logs, diag, survival)
+    process.take_signals(monitor.loop, monitor.reaper.reap, monitor.forward)
+    return monitor
 
 
 def serve(monitor: Monitor) -> int:

@@ -7,7 +7,6 @@ reaches this very process or nobody. What the end leads to is monitor.py's matte
 from __future__ import annotations
 
 import _signal
-import os
 
 from pyconmon import fds, linux
 from pyconmon.loop import READABLE
@@ -89,12 +88,3 @@ class ContainerProcess:
         self._on_end = None
         self._loop.forget(self.pidfd)
         self.pidfd = fds.close(self.pidfd)
-
-
-def forget_old_pid(path: str) -> None:
-    """A stale pid must never be believed. An empty file is left alone: CRI-O makes it beforehand."""
-    try:
-        if os.stat(path).st_size > 0:
-            os.unlink(path)
-    except OSError:
-        pass

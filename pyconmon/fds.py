@@ -94,3 +94,11 @@ def read_some(fd: int, size: int) -> bytes | None:
         if error.errno == errno.EIO:
             return b""
         raise
+
+
+def describe(error: OSError) -> bytes:
+    """Say what went wrong, and with which file, as one text."""
+    text = f"{error.strerror or error}"
+    if error.filename is not None:
+        text = f"{text}: {error.filename}"
+    return text.encode("utf-8", "surrogateescape")

@@ -11,16 +11,17 @@ import _signal
 import os
 
 from pyconmon import fds
-from pyconmon.container import ContainerProcess, forget_old_pid
-from pyconmon.reaper import UNKNOWN, exit_status
-from pyconmon.runtime import Child, build_argv, read_pid
+from pyconmon.container import ContainerProcess
+from pyconmon.fds import describe
+from pyconmon.reaper import UNKNOWN, Reaper, exit_status
+from pyconmon.runtime import read_pid
 from pyconmon.stdio import Reader
 from pyconmon.streams import Streams
-from pyconmon.survival import has_own_pid_namespace
 from pyconmon.sync_pipe import SyncPipe, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyconmon.creation import Creation
     from pyconmon.diag import Diag
     from pyconmon.endpoints import Endpoints
     from pyconmon.journal import Journal
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from pyconmon.oom import OomWatch
     from pyconmon.options import Options
     from pyconmon.process import Process
-    from pyconmon.reaper import Reaper
     from pyconmon.survival import Survival
 
 CREATING, RUNNING, DRAINING, DONE = "creating", "running", "draining", "done"
@@ -49,7 +49,6 @@ class Monitor:
         options: Options,
         process: Process,
         loop: Loop,
-        reaper: Reaper,
         logs: Logs,
         diag: Diag,
         survival: Survival | None = None,
@@ -57,7 +56,7 @@ class Monitor:
         self.options = options
         self.process = process
         self.loop = loop
-        self.reaper = reaper
+        self.reaper = Reaper()
         self.logs = logs
         self.diag = diag
         self.survival = survival
@@ -70,74 +69,52 @@ class Monitor:
         self._classic = options.dialect == "classic"
         self._key = "data" if options.api_version else "exit_code" if options.exec else "pid"
         self._sync = SyncPipe(-1)
-        self._attach_pipe = self._start_pipe = -1
         self._runtime_pid = -1
         self._runtime_status: int | None = None
         self._oom: OomWatch | None = None
+        logs.load(options)
         logs.use_loop(loop)
         self.streams = Streams(options, loop, logs, Reader(), diag)
-        self.streams.survive = (
-            survival is not None
-            and not options.terminal
-            and has_own_pid_namespace(options.bundle or "")
-        )
 
     # ---- before there is a container ----
 
-    def begin(self) -> None:
-        """Run the runtime, open the endpoints. Failures are told to the caller."""
+    def listen(self, creation: Creation) -> str | None:
+        """Be there for those who use us before the container runs; give the console socket's path.
+
+        Raises OSError. A client of an exec with attach connects first, and only then lets the runtime
+        start by the start pipe.
+        """
+        path = self.streams.listen(self._terminal_failed) if self.options.terminal else None
+        if creation.attach_fd >= 0 or self.options.sdnotify_socket is not None:
+            self.streams.take(creation.ours)
+            creation.ours = {}
+            self._open_endpoints()
+        if creation.attach_fd >= 0:
+            os.write(creation.attach_fd, encode("data", 0))
+        return path
+
+    def begin(self, creation: Creation) -> None:
+        """The runtime is at work: take over its streams, open the endpoints, wait for its end."""
+        self._sync = SyncPipe(creation.sync_fd)
+        self._runtime_pid = creation.runtime_pid
+        self.streams.take(creation.ours)
         try:
-            if self.options.exec_attach or self.options.sdnotify_socket is not None:
-                self._open_endpoints()  # the caller, or the container, uses them before it runs
-            self._create()
+            if creation.error is not None:
+                raise creation.error
+            self.reaper.watch(self._runtime_pid, self._runtime_ended)
             self._open_endpoints()
         except OSError as error:
-            self._give_up(_describe(error))
-
-    def adopt_pipes(self, start_pipe: int) -> None:
-        """Take over the caller's pipes. Raises ValueError for one that is missing or not open."""
-        self._start_pipe = start_pipe
-        self._sync = SyncPipe(fds.from_environment("_OCI_SYNCPIPE"))
-        self.process.disown(self._sync.fd)
-        if self.options.exec_attach:
-            self._attach_pipe = fds.from_environment("_OCI_ATTACHPIPE")
-            if self._attach_pipe < 0:
-                raise ValueError("--attach specified but _OCI_ATTACHPIPE was not")
-
-    def _create(self) -> None:
-        """Fork the runtime; from now on it or its container may end at any moment."""
-        options = self.options
-        pid_file = options.container_pidfile or ""
-        forget_old_pid(pid_file)
-        child = Child(
-            build_argv(options, self.streams.open(self._terminal_failed)),
-            self.streams.for_runtime(),
-            self.process.environment,
-            start_gate=self._start_pipe if options.exec_attach else -1,
-            oom_score=self.process.oom_score,
-            replace_listen_pid=options.replace_listen_pid,
-            mask=self.process.mask,
-        )
-        self.diag.trace("runtime: " + " ".join(child.argv))
-        self._runtime_pid = child.spawn()
-        self.streams.runtime_started()
-        if self.streams.passthrough and not self._classic:
-            self.process.leave_streams()
-        self.reaper.watch(self._runtime_pid, self._runtime_ended)
+            self._give_up(describe(error))
 
     def _open_endpoints(self) -> None:
         """Sockets and fifos in the bundle; they are there before the caller hears of the container."""
-        if self.endpoints is not None or self._classic:
-            return
-        from pyconmon.endpoints import (
-            Endpoints,
-        )  # while the runtime is at work: this costs us nothing
+        if self.endpoints is None and not self._classic:
+            from pyconmon.endpoints import (
+                Endpoints,  # most of a monitor's code: not before the fork
+            )
 
-        self.endpoints = Endpoints(self.options, self.loop, self.diag, self.streams, self.logs)
-        self.endpoints.open()
-        if self._attach_pipe >= 0:
-            # The caller connects now, and only then lets the runtime start by the start pipe.
-            os.write(self._attach_pipe, encode("data", 0))
+            self.endpoints = Endpoints(self.options, self.loop, self.diag, self.streams, self.logs)
+            self.endpoints.open()
 
     # ---- the runtime has returned ----
 
@@ -247,7 +224,7 @@ class Monitor:
         try:
             self._open_endpoints()
         except OSError as error:
-            self.diag.error(f"no endpoints: {_describe(error).decode('utf-8', 'replace')}")
+            self.diag.error(f"no endpoints: {describe(error).decode('utf-8', 'replace')}")
         self._watch_memory()
         self.container.watch()
 
@@ -332,7 +309,6 @@ class Monitor:
     def _close(self) -> None:
         """The ports that a caller parked with us are free, and clients see the end, before the exit file."""
         self.process.close_inherited(keep=self._sync.fd)
-        self._start_pipe = self._attach_pipe = -1
         self.streams.close()
         if self.endpoints is not None:
             self.endpoints.finish()
@@ -363,10 +339,3 @@ class Monitor:
         if self.survival is not None:
             self.survival.reported()
         self.loop.stop()
-
-
-def _describe(error: OSError) -> bytes:
-    text = f"{error.strerror or error}"
-    if error.filename is not None:
-        text = f"{text}: {error.filename}"
-    return text.encode("utf-8", "surrogateescape")

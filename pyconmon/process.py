@@ -10,7 +10,6 @@ import _signal
 import os
 
 from pyconmon import fds, linux
-from pyconmon.loop import READABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,10 +90,19 @@ class Process:
                 pass
         linux.set_child_subreaper(True)
 
+    def hold_signals(self) -> None:
+        """A signal from here to `release_signals` waits: it is for a runtime that is being started."""
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, FORWARDED)
+
+    def release_signals(self) -> None:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
+
     def take_signals(
         self, loop: Loop, on_child: Callable[[], None], forward: Callable[[int], None]
     ) -> None:
         """From now on signals wake the loop: dead children, and what is to be passed on."""
+        from pyconmon.loop import READABLE  # the loop is made after the runtime has been started
+
         read_end, self._wake_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         _signal.set_wakeup_fd(self._wake_fd, warn_on_full_buffer=False)
         for number in (*FORWARDED, *HARMLESS, _signal.SIGCHLD, _signal.SIGWINCH):
@@ -108,6 +116,7 @@ class Process:
             on_child()  # also for USR1: "look at your children"
 
         loop.watch(read_end, READABLE, woken)
+        os.write(self._wake_fd, b"\0")  # a child may have ended before we listened
 
     def stop_taking_signals(self) -> None:
         """The loop is over: nothing may end us half-way any more."""

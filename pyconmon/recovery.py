@@ -118,7 +118,6 @@ def _go_on(
     from pyconmon.loop import Loop
     from pyconmon.monitor import Monitor
     from pyconmon.options import parse
-    from pyconmon.reaper import Reaper
 
     os.chdir(state["cwd"])
     process.environment = dict(entry.partition("=")[::2] for entry in state["environment"])
@@ -128,7 +127,7 @@ def _go_on(
     logs = open_logs(options, diag)
     survival = Survival(directory, state["argv"], process, diag)
     survival.state.update(state)
-    monitor = Monitor(options, process, Loop(diag.exception), Reaper(), logs, diag, survival)
+    monitor = Monitor(options, process, Loop(diag.exception), logs, diag, survival)
     process.become_parent_of_orphans(new_session=False)
     process.take_signals(monitor.loop, monitor.reaper.reap, monitor.forward)
     unlogged = journal.unlogged()
@@ -141,9 +140,10 @@ def _go_on(
         os.close(pidfd)
         pidfd = -1
     streams = _streams(pid if pidfd >= 0 else -1, state["pipes"])
-    stdin = _stdin(pid) if options.stdin and pidfd >= 0 else -1
+    if options.stdin and pidfd >= 0 and (stdin := _stdin(pid)) >= 0:
+        streams[0] = stdin
     if state["phase"] == "running" and pidfd >= 0:
-        monitor.streams.adopt(streams, stdin)
+        monitor.streams.adopt(streams)
         monitor.resume(pid, pidfd, journal)
         if options.timeout > 0:
             from time import CLOCK_BOOTTIME, clock_gettime
@@ -153,7 +153,7 @@ def _go_on(
         if options.conmon_pidfile:
             _write_pid(options.conmon_pidfile, diag)
         return serve(monitor)
-    monitor.streams.adopt(streams, stdin)
+    monitor.streams.adopt(streams)
     return _settle(monitor, state, survival, journal, pidfd)
 
 

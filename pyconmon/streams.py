@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyconmon.loop import Loop
     from pyconmon.options import Options
 
-STDOUT, STDERR = 1, 2  # as in the logs; attached clients know them as 2 and 3
+STDIN, STDOUT, STDERR = 0, 1, 2  # as in the logs; attached clients know them as 2 and 3
 MOST_HELD = 64 * 1024  # bytes that are held back; a more talkative runtime is logged as it speaks
 HEAD, TAIL = 4096, 8192  # of the runtime's messages
 
@@ -49,51 +49,30 @@ class Streams:
         self._on_terminal: list[Callable[[int], None]] = []
         self._console: Console | None = None
         self._caller: CallerTerminal | None = None
-        self._theirs: tuple[int, int, int] | None = None
         self._held: list[tuple[int, bytes]] | None = []
         self._held_size = 0
         self._head = b""
         self._tail = b""
-        self.survive = False
 
-    def open(self, on_failure: Callable[[str], None]) -> str | None:
-        """Make what the runtime needs; give the path of the console socket, if there is a terminal."""
-        options = self._options
-        path = None
-        if options.terminal:
-            from pyconmon.console import Console
+    def listen(self, on_failure: Callable[[str], None]) -> str:
+        """Be ready for a terminal; give the path of the console socket. Raises OSError."""
+        from pyconmon.console import Console
 
-            if options.dialect == "classic":
-                from pyconmon.caller import CallerTerminal
+        if self._options.dialect == "classic":
+            from pyconmon.caller import CallerTerminal
 
-                self._caller = CallerTerminal(self._loop, self._diag)
-            self._console = Console(self._loop, self._diag, self._take_terminal, on_failure)
-            path = self._console.listen((os.environ.get("TMPDIR") or "/tmp").rstrip("/") or "/")
-        if self.passthrough:
-            return path
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        stdin = stdout = null
-        if options.stdin and not options.terminal:
-            stdin, ours = os.pipe2(os.O_CLOEXEC)
-            os.fchmod(stdin, 0o777)
-            self.stdin.open(ours, closes_with_client=not options.leave_stdin_open)
-        if not options.terminal:
-            stdout = self._make_pipe(STDOUT)
-        self._theirs = (stdin, stdout, self._make_pipe(STDERR))
-        return path
+            self._caller = CallerTerminal(self._loop, self._diag)
+        self._console = Console(self._loop, self._diag, self._take_terminal, on_failure)
+        return self._console.listen((os.environ.get("TMPDIR") or "/tmp").rstrip("/") or "/")
 
-    def _make_pipe(self, stream: int) -> int:
-        ours, theirs = os.pipe2(os.O_CLOEXEC)
-        # A container's user may open /dev/stdout anew, so the pipe has to let everybody.
-        os.fchmod(theirs, 0o777)
-        self.inodes.append(os.fstat(ours).st_ino)
-        if self.survive:
-            # Opened for reading too, the container itself keeps the pipe alive when we die.
-            both = os.open(f"/proc/self/fd/{theirs}", os.O_RDWR | os.O_CLOEXEC)
-            os.close(theirs)
-            theirs = both
-        self._add_pump(ours, stream)
-        return theirs
+    def take(self, ours: dict[int, int]) -> None:
+        """Take over our ends of the pipes, by stream, and read."""
+        for stream, fd in sorted(ours.items()):
+            if stream == STDIN:
+                self.stdin.open(fd, closes_with_client=not self._options.leave_stdin_open)
+            else:
+                self.inodes.append(os.fstat(fd).st_ino)
+                self._add_pump(fd, stream).start()
 
     def _add_pump(self, fd: int, stream: int, *, terminal: bool = False) -> Pump:
         pump = Pump(
@@ -108,26 +87,10 @@ class Streams:
         self.pumps.append(pump)
         return pump
 
-    def for_runtime(self) -> tuple[int, int, int] | None:
-        """The descriptors that become the runtime's 0, 1 and 2; None: it keeps the caller's."""
-        return self._theirs
-
-    def runtime_started(self) -> None:
-        """The runtime has its own copies: close ours, and read."""
-        if self._theirs is not None:
-            for fd in set(self._theirs):
-                os.close(fd)
-        for pump in self.pumps:
-            pump.start()
-
-    def adopt(self, fds_by_stream: dict[int, int], stdin: int) -> None:
-        """Go on with the streams of a container that another monitor has created (stdin -1: none)."""
+    def adopt(self, ours: dict[int, int]) -> None:
+        """Go on with the pipes of a container that another monitor has created."""
         self._held = None
-        if stdin >= 0:
-            self.stdin.open(stdin, closes_with_client=not self._options.leave_stdin_open)
-        for stream, fd in fds_by_stream.items():
-            self.inodes.append(os.fstat(fd).st_ino)
-            self._add_pump(fd, stream, terminal=self._options.terminal and stream == STDOUT).start()
+        self.take(ours)
 
     def read_with(self, reader: Reader) -> None:
         """From now on read with this one."""

@@ -35,25 +35,6 @@ def directory_of(options: Options) -> str | None:
     return options.persist_dir or options.bundle
 
 
-def has_own_pid_namespace(bundle: str) -> bool:
-    """Say whether all of a container's processes end with its first one.
-
-    Only then may it hold the reading end of its own pipes: a process that outlives the container (and us)
-    would otherwise block for ever on a full pipe that nobody reads, where it should get EPIPE. A look at
-    the text of config.json is enough, and what is unclear counts as no; a JSON parser costs 5 ms.
-    """
-    try:
-        with open(os.path.join(bundle, "config.json"), "rb") as file:
-            text = file.read(1 << 20)
-    except OSError:
-        return False
-    _, found, rest = text.partition(b'"namespaces"')
-    listed = rest.partition(b"[")[2].partition(b"]")[0]
-    return bool(found) and any(
-        b'"pid"' in entry and b'"path"' not in entry for entry in listed.split(b"}")
-    )
-
-
 class Survival:
     """Keeps what another monitor would need. A failure here never takes the container with it."""
 

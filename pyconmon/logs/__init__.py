@@ -9,7 +9,10 @@ Out of scope: what was read from where, and when (stdio.py); attached clients (a
 
 from __future__ import annotations
 
+import os
 import time
+
+from pyconmon.logs.opening import open_log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,40 +59,54 @@ def open_logs(options: Options, diag: Diag) -> Logs:
     for driver, path in options.log_drivers:
         if driver == "passthrough":
             logs.passthrough = True
-        elif driver == "journald" and logs.journal is None:
-            from pyconmon.logs.journald import Journald
-
-            logs.journal = Journald.from_options(options, diag)
+        elif driver == "journald":
+            logs.wants_journal = True
         elif driver == "k8s-file" and path is not None:
-            from pyconmon.logs.k8s_file import K8sFile
-
-            if logs.file is not None:
-                logs.file.close()
-            logs.file = K8sFile(
-                path,
-                diag,
-                size_max=options.log_size_max,
-                global_max=options.log_global_size_max,
-                keep=options.log_max_files if options.log_rotate else 0,
-            )
+            if logs.opened is not None:
+                os.close(logs.opened[1])
+            logs.opened = path, open_log(path)
     return logs
 
 
 class Logs:
     """The logs of one container. No method raises; trouble is reported through `diag`, once."""
 
-    __slots__ = ("_diag", "_said", "checkpoint", "file", "journal", "passthrough", "timestamp")
+    __slots__ = (
+        "_diag", "_said", "checkpoint", "file", "journal", "opened", "passthrough", "timestamp",
+        "wants_journal",
+    )  # fmt: skip
 
     def __init__(self, diag: Diag) -> None:
         self._diag = diag
         self._said = False
         self.passthrough = False
+        self.wants_journal = False
+        self.opened: tuple[str, int] | None = None  # path and descriptor, until `load`
         self.file: K8sFile | None = None
         self.journal: Journald | None = None
         self.timestamp: Callable[[], int] = time.time_ns
         # Called before each write to a log file with (consumed, inode, offset): so many bytes of
         # the present write()'s data are in the file, and that is the file and its size.
         self.checkpoint: Callable[[int, int, int], None] | None = None
+
+    def load(self, options: Options) -> None:
+        """Import and make the drivers: after the runtime has been started, when nobody waits for it."""
+        if self.wants_journal and self.journal is None:
+            from pyconmon.logs.journald import Journald
+
+            self.journal = Journald.from_options(options, self._diag)
+        if self.opened is not None:
+            from pyconmon.logs.k8s_file import K8sFile
+
+            (path, fd), self.opened = self.opened, None
+            self.file = K8sFile(
+                path,
+                self._diag,
+                size_max=options.log_size_max,
+                global_max=options.log_global_size_max,
+                keep=options.log_max_files if options.log_rotate else 0,
+                fd=fd,
+            )
 
     def use_loop(self, loop: Loop) -> None:
         """From now on, what the journal has no room for is sent from `loop` as soon as it has."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from pyconmon.logs import limits, record, rotation
+from pyconmon.logs import limits, opening, record, rotation
 from pyconmon.logs.trouble import Trouble
 
 TYPE_CHECKING = False
@@ -41,8 +41,12 @@ class K8sFile:
         size_max: int = -1,
         global_max: int = -1,
         keep: int = 0,
+        fd: int = -1,
     ) -> None:
-        """Opens or creates the file: OSError. `keep` > 0: rotate, with so many old files."""
+        """Takes over `fd`, the file opened; -1: opens or creates it, OSError.
+
+        `keep` > 0: rotate, with so many old files.
+        """
         self.path = path
         self._size_max = size_max
         self._global_max = global_max
@@ -52,7 +56,7 @@ class K8sFile:
         self._stuck = Trouble(diag, f"log {path} cannot be replaced", "it grows beyond its limit")
         self._torn = False
         self._fd = -1
-        self._adopt(rotation.open_log(path))
+        self._adopt(opening.open_log(path) if fd < 0 else fd)
         self._total = self._size
         if self._regular:
             self._torn = rotation.ends_torn(path, self._size)
@@ -243,7 +247,7 @@ class K8sFile:
         if moved is None:
             return
         try:
-            fd = os.open(moved, rotation.FLAGS | os.O_NOFOLLOW)
+            fd = os.open(moved, opening.FLAGS | os.O_NOFOLLOW)
             try:
                 status = os.fstat(fd)
                 if status.st_ino == inode:

@@ -18,25 +18,13 @@ from __future__ import annotations
 import errno
 import os
 
-MODE = 0o640
-# O_NONBLOCK: a log path may be a fifo, and a monitor must not hang on it. Regular files ignore it.
-FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+from pyconmon.logs.opening import FLAGS, MODE, open_log
+
 CREATE = FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 def is_regular(status: os.stat_result) -> bool:
     return status.st_mode & 0o170000 == 0o100000
-
-
-def open_log(path: str) -> int:
-    """Open or create the log for appending. A fifo that nobody reads yet is opened as well."""
-    try:
-        return os.open(path, FLAGS | os.O_CREAT, MODE)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-    # Being its reader too keeps the fifo open; what is written stays in it until a reader comes.
-    return os.open(path, FLAGS & ~os.O_WRONLY | os.O_RDWR)
 
 
 def ends_torn(path: str, size: int) -> bool:
