@@ -44,6 +44,7 @@ class Process:
             ):  # a caller that closed it: the next thing opened must not become a stream
                 os.open("/dev/null", os.O_RDWR)
         _signal.signal(_signal.SIGTERM, _end_at_once)
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # CPython's own way is a traceback
 
     def protect_from_oom(self) -> None:
         """Be the last that the kernel kills; the runtime gets the old score back. Best effort."""
