@@ -41,10 +41,10 @@ LAYERS: list[tuple[str, list[str | tuple[str, ...]]]] = [
             "logs",
             "journal",
             "process",
-            "processes",
+            ("processes", "container"),
         ],
     ),
-    ("assemblies", ["streams", "endpoints", "survival"]),
+    ("assemblies", ["creation", "streams", "endpoints", "survival"]),
     ("story", ["monitor"]),
     ("command", [("__main__", "recovery")]),
 ]
@@ -175,17 +175,25 @@ def test_the_metadata_names_every_package() -> None:
     assert set(named) == there
 
 
-# Runs the command as its launcher does, and then writes down what has been loaded.
+# Runs the command as its launcher does, and writes down what has been loaded when it is done. It ends
+# by os._exit, which its children do as well.
 _LOADED = """
-import sys
+import os, sys
 out = sys.argv.pop(1)
 command = sys.argv.pop(1)
 sys.argv[0] = command
+really, here = os._exit, os.getpid()
+def leave(status):
+    if os.getpid() == here:
+        with open(out, "w") as file:
+            file.write("\\n".join(sorted(sys.modules)))
+    really(status)
+os._exit = leave
 try:
     exec(compile(open(command).read(), command, "exec"))
-finally:
-    loaded = "\\n".join(sorted(sys.modules))
-    open(out, "w").write(loaded)
+except SystemExit as end:
+    sys.stdout.flush()
+    leave(end.code or 0)
 """
 
 
