@@ -134,13 +134,13 @@ class Podman:
         for point in reversed(points):
             if point.startswith(str(self.directory)):
                 subprocess.run(["umount", "-l", point], capture_output=True)
-        _remove_cgroups()
+        remove_cgroups()
 
     def containers(self) -> list[str]:
         return self.must("ps", "-a", "--format", "{{.Names}}").split()
 
 
-def _remove_cgroups() -> None:
+def remove_cgroups() -> None:
     """Podman makes cgroups for its monitors and pods beside those of containers, and leaves them."""
     hierarchies = Path("/sys/fs/cgroup")
     for parent in [*hierarchies.glob(f"*{CGROUP_PARENT}"), hierarchies / CGROUP_PARENT[1:]]:
