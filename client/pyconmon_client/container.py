@@ -6,13 +6,14 @@ take it, and only they change its state.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from .errors import ContainerStateError
+from .errors import ContainerStateError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from .monitor import ProcessId
@@ -77,8 +78,8 @@ class Container:
         self,
         id: str,
         name: str,
-        bundle_path: str,
-        log_path: str = "",
+        bundle_path: str | os.PathLike[str],
+        log_path: str | os.PathLike[str] = "",
         netns: str | None = None,
         labels: Mapping[str, str] | None = None,
         annotations: Mapping[str, str] | None = None,
@@ -88,11 +89,12 @@ class Container:
         terminal: bool = False,
     ) -> None:
         if not name or "/" in name or name in (".", ".."):
-            raise ValueError(f"not a container name: {name!r}")
+            raise InvalidArgumentError(f"name: {name!r}; a container's name is one path component")
         self._id = id
         self._name = name
-        self._bundle_path = str(bundle_path)
-        self._log_path = str(log_path) if log_path else ""
+        # Monitors start in the bundle, so a relative path would mean something else to them.
+        self._bundle_path = os.path.abspath(bundle_path)
+        self._log_path = os.path.abspath(log_path) if log_path else ""
         self._netns = str(netns) if netns is not None else None
         self._labels = dict(labels or {})
         self._annotations = dict(annotations or {})

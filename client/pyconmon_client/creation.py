@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from . import argv as argv_of
 from . import process_tree, spawn
 from .container import Container
 from .errors import (
@@ -27,6 +28,7 @@ from .errors import (
 )
 from .lookup import read_pidfile
 from .monitor import ProcessId
+from .oci_runtime import OciRuntime
 from .wire import SyncReader
 
 Output = Literal["auto", "caller", "log", "none"]
@@ -96,12 +98,15 @@ def create(request: CreateRequest) -> tuple[int, spawn.Child]:
             cwd=request.bundle,
             new_group=True,
         )
+        mark = process_tree.mark(child.pid)
         child_end.close()
         # Ours must not keep the pipe open: its end tells that the monitor is through.
         if stderr >= 0:
             start.owned.remove(write)
             os.close(write)
-        conversation = _Conversation(request, child, SyncReader(parent.fileno()), stderr, before)
+        conversation = _Conversation(
+            request, child, SyncReader(parent.fileno()), stderr, before, mark
+        )
         try:
             return conversation.pid(), child
         except BaseException:
@@ -123,9 +128,10 @@ class _Conversation:
         sync: SyncReader,
         stderr: int,
         before: int,
+        mark: int | None,
     ) -> None:
         self.request, self.child, self.sync, self._stderr = request, child, sync, stderr
-        self._before = before
+        self._before, self._mark = before, mark
         self._said = bytearray()
         self._deadline = time.monotonic() + request.seconds
         if stderr >= 0:
@@ -142,6 +148,7 @@ class _Conversation:
                 first = messages[0]
                 if first.value > 0 and first.key in ("pid", "data"):
                     self._see_foreground_off()
+                    self._let_go(first.value)
                     return first.value
                 raise self._failed(first.message.strip())
             if self.sync.eof:
@@ -161,6 +168,13 @@ class _Conversation:
         """The modern dialect's first process ends when it has forked the real monitor."""
         if self.request.daemon and self.child.wait(_LEAVING_SECONDS) != 0:
             raise self._failed(f"the monitor's first process: status {self.child.returncode}")
+
+    def _let_go(self, pid: int) -> None:
+        """From now on it lives on its own: nothing of it will be ended for a failed start."""
+        daemon = self._daemon()
+        for process in (pid, self.child.pid, daemon.pid if daemon else 0):
+            if process > 0:
+                process_tree.unmark(process)
 
     def _failed(self, reason: str) -> MonitorError:
         self.child.wait(_LEAVING_SECONDS)
@@ -205,7 +219,7 @@ class _Conversation:
         roots = {root for root in (ProcessId.of(self.child.pid), self._daemon()) if root}
         if self.child.returncode is not None:
             roots = {root for root in roots if root.pid != self.child.pid}
-        process_tree.end(None, roots)
+        process_tree.end(self._mark, roots)
         self.child.wait(_LEAVING_SECONDS)
         try:
             self.child.send_signal(signal.SIGKILL)
@@ -219,6 +233,18 @@ class _Conversation:
         if not self.request.daemon:
             return None
         return read_pidfile(os.path.join(self.request.bundle, "conmon.pid"), self.request.name)
+
+
+def forget_half_made(container: Container, oci: OciRuntime) -> None:
+    """After a failed create: the runtime may have got as far as keeping a state for it."""
+    try:
+        # One of another bundle is somebody else's container of the same name.
+        bundle = oci.state(container.name).get("bundle")
+        if bundle == os.path.realpath(container.bundle_path):
+            argv = argv_of.runtime_delete(oci.path, container.name, force=True)
+            oci.call("delete", argv, container.name)
+    except PyconmonError:
+        pass
 
 
 def remove_leftovers(bundle: str, names: Sequence[str]) -> None:

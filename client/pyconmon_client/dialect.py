@@ -7,11 +7,12 @@ C conmon of today knows only the modern one. pyconmon knows both and names itsel
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from .errors import ContainerStateError, MonitorError
+from .errors import ContainerStateError, InvalidArgumentError, MonitorError
 
 Dialect = Literal["auto", "classic", "modern"]
 
@@ -29,7 +30,7 @@ class MonitorProgram:
         setting: Dialect,
     ) -> None:
         if setting not in ("auto", "classic", "modern"):
-            raise ValueError(f"dialect is auto, classic or modern, not {setting!r}")
+            raise InvalidArgumentError(f"dialect is auto, classic or modern, not {setting!r}")
         self.path = path
         self.environment = _environment(environment)
         self.setting = setting
@@ -69,6 +70,16 @@ class MonitorProgram:
                 f"could not ask the monitor {self.path} for its version: {error}"
             ) from error
         return b"commit: pyconmon" in asked.stdout
+
+
+def resolve(program: str | os.PathLike[str]) -> str:
+    """A program's absolute path: monitors start elsewhere, and take paths only. A bare name is
+    looked for in PATH and where system programs are; one that is not found stays as it is.
+    """
+    path = os.fspath(program)
+    if "/" in path:
+        return os.path.abspath(path)
+    return shutil.which(path) or shutil.which(path, path=_DEFAULT_PATH) or path
 
 
 def _environment(given: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:

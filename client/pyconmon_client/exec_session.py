@@ -43,6 +43,8 @@ class ExecRequest:
     process: Mapping[str, Any] | None = None
     attach: bool = False
     """Through an attach socket in the session's directory (modern dialect)."""
+    start_seconds: float = 60.0
+    """With a time limit for the command: how long its start may take on top of it."""
 
 
 @dataclass(slots=True)
@@ -223,12 +225,14 @@ class ExecSession:
         """How long to wait before `seconds` of the command's run time can have passed.
 
         The clock starts when the runtime writes the pid file, not when the monitor starts. While
-        it has not, the full time is left: asking again after it, the start is known exactly.
+        it has not, the full time is left (within `start_seconds`, for a runtime that hangs): asking
+        again after it, the start is known exactly.
         """
         try:
             age = time.time() - os.stat(self.pidfile).st_mtime
         except OSError:
-            return seconds
+            starting = time.monotonic() - self.started_at
+            return max(0.0, min(seconds, self.request.start_seconds - starting))
         return max(0.0, seconds - max(0.0, age))
 
     def advance(self) -> bool:
@@ -275,10 +279,11 @@ class ExecSession:
         """End the command and all that it started, then see the monitor off and reap it."""
         roots = [root for root in [ProcessId.of(self.pid)] if root and self.pid]
         deadline = time.monotonic() + seconds
-        process_tree.end(self.mark, roots, spare=[self.child.pid], seconds=seconds)
-        # The monitor now reports and leaves by itself. One that does not is killed: then nothing
-        # of it is left either, since its own children have gone before it.
-        if self.child.wait(max(0.5, deadline - time.monotonic())) is None:
+        ended = process_tree.end(self.mark, roots, spare=[self.child.pid], seconds=seconds)
+        # The monitor of what has just been ended reports and leaves by itself. One that does not,
+        # or that has not come to starting anything, is killed, and what it may have started since.
+        patience = max(0.5, deadline - time.monotonic()) if ended or self.pid else 0.0
+        if self.child.wait(patience) is None:
             self.child.send_signal(signal.SIGKILL)
             self.child.wait(seconds)
             process_tree.end(self.mark, [], seconds=seconds)

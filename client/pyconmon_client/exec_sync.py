@@ -125,7 +125,8 @@ def run(
         if not loop.until_end(timeout):
             session.end_everything()
             # Once more: it may have ended by itself in the last moment, or printed more.
-            raise ExecTimeout(*_parts(loop.finish(), -1, "command timed out"))
+            cause = "command timed out" if session.pid else "command not started in time"
+            raise ExecTimeout(*_parts(loop.finish(), -1, cause))
         outcome = session.outcome()
         if outcome.failure:
             session.end_everything()

@@ -16,7 +16,7 @@ from . import argv as argv_of
 from . import creation, exec_sync, lookup, spawn, store
 from .container import CREATED, RUNNING, STOPPED, Container, ContainerState
 from .creation import Output
-from .dialect import Dialect, MonitorProgram
+from .dialect import Dialect, MonitorProgram, resolve
 from .errors import (
     ContainerNotFound,
     CreateError,
@@ -56,9 +56,9 @@ class Operations:
             raise InvalidArgumentError(
                 f"cgroup_manager is cgroupfs or systemd, not {cgroup_manager!r}"
             )
-        self._oci = OciRuntime(os.fspath(path), create_timeout)
+        self._oci = OciRuntime(resolve(path), create_timeout)
         self._container_dir = os.fspath(container_dir) if container_dir else ""
-        self._monitor = MonitorProgram(os.fspath(conmon_path), conmon_env, dialect)
+        self._monitor = MonitorProgram(resolve(conmon_path), conmon_env, dialect)
         self._systemd_cgroup = cgroup_manager == "systemd"
         self._create_timeout = create_timeout
 
@@ -158,7 +158,7 @@ class Operations:
             try:
                 pid, child = creation.create(request)
             except PyconmonError:
-                self._forget_half_made(container)
+                creation.forget_half_made(container, self._oci)
                 raise
             self._note_created(container, pid, child, classic)
 
@@ -205,17 +205,6 @@ class Operations:
         )
         store.save(self._container_dir, container)
 
-    def _forget_half_made(self, container: Container) -> None:
-        """After a failed create: the runtime may have got as far as keeping a state for it."""
-        try:
-            # One of another bundle is somebody else's container of the same name.
-            bundle = self._oci.state(container.name).get("bundle")
-            if bundle == os.path.realpath(container.bundle_path):
-                argv = argv_of.runtime_delete(self.path, container.name, force=True)
-                self._oci.call("delete", argv, container.name)
-        except PyconmonError:
-            pass
-
     def start_container(self, container: Container) -> None:
         """Let a created container run. Raises RuntimeCommandError with the runtime's reason."""
         with container.lock:
@@ -246,7 +235,7 @@ class Operations:
         started is killed, and ExecTimeout raised with the output so far. `max_output` bytes of each
         stream are kept. `check`: an exit code other than 0 raises ExecExitError. `env` ("K=v",
         added to the container's), `cwd` and `user` ("uid" or "uid:gid") need the modern dialect.
-        Raises ExecStartError when the command could not be started; all are ExecSyncErrors.
+        Raises ExecStartError if the command could not be started; all are ExecSyncErrors.
         """
         return exec_sync.run(
             self.exec_request(container, command, ExecSettings(env, cwd, user)),
@@ -281,6 +270,7 @@ class Operations:
             terminal=container.terminal if process is None else attach,
             process=process,
             attach=attach,
+            start_seconds=self._create_timeout,
         )
 
     def stop_container(

@@ -7,7 +7,7 @@ and is inherited by fork and exec, so a random value of it, set on the monitor b
 command, marks the whole offspring and nothing else. Descendants and the session of the command are
 looked at as well, for programs that set that limit themselves.
 
-Outsiders rely on `mark()` and `end()`. Signals go through pidfds to processes whose start time was
+Outsiders rely on `mark()`, `unmark()` and `end()`. Signals go through pidfds to processes whose start time was
 compared: a reused pid is never hit.
 """
 
@@ -40,6 +40,15 @@ def mark(pid: int) -> int | None:
     except (OSError, ValueError):
         return None
     return value
+
+
+def unmark(pid: int) -> None:
+    """Give a process the ordinary limit again; what it starts from now on is not marked."""
+    try:
+        _, hard = resource.prlimit(pid, RLIMIT_LOCKS)
+        resource.prlimit(pid, RLIMIT_LOCKS, (hard, hard))
+    except (OSError, ValueError):
+        pass
 
 
 def members(
@@ -81,8 +90,8 @@ def end(
     roots: Collection[ProcessId],
     spare: Collection[int] = (),
     seconds: float = 5.0,
-) -> set[ProcessId]:
-    """Kill them all, and wait until they are dead, `seconds` at most; returns who is left."""
+) -> bool:
+    """Kill them all, and wait until they are dead, `seconds` at most; whether there were any."""
     deadline = time.monotonic() + seconds
     stopped: set[ProcessId] = set()
     for _ in range(_ROUNDS):
@@ -100,7 +109,7 @@ def end(
         left = members(mark, roots, spare)
         if time.monotonic() >= deadline:
             break
-    return left
+    return bool(stopped)
 
 
 def _kill_and_wait(processes: Collection[ProcessId], deadline: float) -> None:

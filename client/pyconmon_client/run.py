@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from .container import Container
 from .deadline import Deadline
-from .errors import ContainerNotFound, PyconmonError
+from .errors import ContainerNotFound, CreateError, PyconmonError
 from .exec_session import drain
 from .exec_sync import Capture
 from .exit_status import Exit
@@ -146,12 +146,17 @@ def run(
     try:
         # The modern dialect tells of memory running out; the classic one has nowhere to.
         setting = operations.dialect
-        operations.create_container(
-            container,
-            output="caller",
-            stdio=streams.child,
-            dialect="modern" if setting == "auto" else setting,
-        )
+        try:
+            operations.create_container(
+                container,
+                output="caller",
+                stdio=streams.child,
+                dialect="modern" if setting == "auto" else setting,
+            )
+        except CreateError as error:
+            # Monitor and runtime have complained on the container's stderr.
+            said = drain(streams.stderr).decode("utf-8", "replace")
+            raise type(error)(f"{error} {said}".strip(), said) from error
         try:
             streams.close(*streams.child)
             limits = _Limits(timeout, kill_on_output)

@@ -130,7 +130,13 @@ def start(
         )
         if error:
             raise MonitorError(_why(path, cwd, error))
-        return Child(pid.value)
+        try:
+            return Child(pid.value)
+        except OSError as failure:
+            # Out of descriptors: what nobody can watch must not run.
+            os.kill(pid.value, signal.SIGKILL)
+            os.waitpid(pid.value, 0)
+            raise MonitorError(f"could not watch the monitor {path}: {failure.strerror}") from None
     finally:
         for copy in copies:
             os.close(copy)

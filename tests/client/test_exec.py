@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -40,7 +41,9 @@ def inside(container: Container) -> list[str]:
             continue
         try:
             if os.readlink(f"/proc/{name}/ns/pid") == namespace:
-                found.append(Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode())
+                found.append(
+                    Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                )
         except OSError:
             continue
     return found
@@ -100,9 +103,7 @@ def test_much_on_both_streams_and_on_stdin(runtime: Runtime, running: Container)
     assert result.stdout.endswith(b"1000000\n")
 
 
-def test_output_is_capped_and_the_command_still_ends(
-    runtime: Runtime, running: Container
-) -> None:
+def test_output_is_capped_and_the_command_still_ends(runtime: Runtime, running: Container) -> None:
     script = "head -c 5000000 /dev/zero; echo end >&2; exit 3"
     result = runtime.exec_sync(running, sh(script), max_output=65536, check=False)
     assert result.stdout == bytes(65536)
@@ -140,6 +141,20 @@ def test_timeout_ends_everything_that_it_started(runtime: Runtime, running: Cont
     assert runtime.update_status(running).status == "running"
 
 
+def test_timeout_of_a_start_that_hangs(
+    monitor_path: Path, running: Container, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    hanging = tmp_path / "hanging-runtime"
+    hanging.write_text(f"#!/bin/sh\necho $$ $PPID >{pids}\nsleep 600 & wait\n")
+    hanging.chmod(0o755)
+    slow = Runtime(hanging, "", monitor_path, create_timeout=1)
+    with pytest.raises(ExecTimeout, match="not started in time"):
+        slow.exec_sync(running, ["true"], timeout=0.3)
+    for pid in pids.read_text().split():
+        assert gone(int(pid))
+
+
 def test_timeout_of_a_flood(runtime: Runtime, running: Container) -> None:
     with pytest.raises(ExecTimeout) as caught:
         script = "trap '' TERM; while :; do echo flood; done"
@@ -161,17 +176,16 @@ def test_timeout_of_a_fork_bomb(runtime: Runtime, make: Make) -> None:
     wait_until(lambda: inside(container) == [], what="the end of the bomb")
 
 
-def test_a_command_that_ends_in_time_is_not_timed_out(
-    runtime: Runtime, running: Container
-) -> None:
+def test_a_command_that_ends_in_time_is_not_timed_out(runtime: Runtime, running: Container) -> None:
     result = runtime.exec_sync(running, sh("sleep 0.1; echo ok"), timeout=60)
     assert result.stdout == b"ok\n"
 
 
 def test_many_at_once_leave_nothing(runtime: Runtime, running: Container) -> None:
     """Threads on one container: right output and code for each, nothing left of any."""
-    count, results = 40, dict[int, tuple[bytes, int]]()
+    count, results = 200, dict[int, tuple[bytes, int]]()
     runtime.exec_sync(running, ["true"])
+    gc.collect()  # what earlier tests left to the collector does not count
     fds, threads = set(os.listdir("/proc/self/fd")), threading.active_count()
 
     def one(number: int) -> None:
@@ -250,7 +264,9 @@ def test_output_ends_with_the_command(runtime: Runtime, running: Container) -> N
 
 
 def test_signals_and_kill(runtime: Runtime, running: Container) -> None:
-    with runtime.exec(running, sh("trap 'exit 8' TERM; echo ready; while :; do sleep 0.1; done")) as p:
+    with runtime.exec(
+        running, sh("trap 'exit 8' TERM; echo ready; while :; do sleep 0.1; done")
+    ) as p:
         assert p.stdout is not None
         assert p.stdout.readline() == b"ready\n"
         wait_until(lambda: p.pid, what="the pid")
@@ -297,6 +313,6 @@ def test_terminal(runtime: Runtime, running: Container) -> None:
 
 
 def test_terminal_start_error(runtime: Runtime, running: Container) -> None:
-    with pytest.raises(ExecStartError, match="no such file"):
-        with runtime.exec(running, ["/nope"], terminal=True) as p:
-            p.wait(60)
+    process = runtime.exec(running, ["/nope"], terminal=True)
+    with process, pytest.raises(ExecStartError, match="no such file"):
+        process.wait(60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -16,12 +17,14 @@ from pyconmon_client import (
     ContainerStateError,
     CreateError,
     CreateTimeout,
+    ExecStartError,
     ExitFileError,
     MonitorError,
     Runtime,
     RuntimeCommandError,
 )
 from tests.helpers.bundles import no_pid_namespace
+from tests.helpers.monitors import monitor
 from tests.helpers.waiting import gone, wait_until
 
 Make = Callable[..., Container]
@@ -29,10 +32,14 @@ Make = Callable[..., Container]
 
 def children() -> set[int]:
     """Our children, zombies too."""
-    return {int(pid) for pid in Path("/proc/self/task", str(os.getpid()), "children").read_text().split()}
+    return {
+        int(pid)
+        for pid in Path("/proc/self/task", str(os.getpid()), "children").read_text().split()
+    }
 
 
 def test_a_whole_life(runtime: Runtime, make: Make) -> None:
+    gc.collect()  # what earlier tests left to the collector does not count
     before, open_before = children(), set(os.listdir("/proc/self/fd"))
     container = make("sh", "-c", "trap 'exit 7' TERM; while :; do sleep 1; done")
     with pytest.raises(ContainerStateError):
@@ -40,17 +47,19 @@ def test_a_whole_life(runtime: Runtime, make: Make) -> None:
     runtime.create_container(container)
     state = runtime.update_status(container)
     assert (state.status, state.id, state.monitored) == ("created", container.name, True)
-    assert state.created is not None and state.created.tzinfo is not None
+    created = state.created
+    assert created is not None and created.tzinfo is not None
     assert container.net_ns_path == f"/proc/{state.pid}/ns/net"
     runtime.start_container(container)
     state = runtime.update_status(container)
     assert state.status == "running"
-    assert state.started is not None and state.started >= state.created
+    started = state.started
+    assert started is not None and started >= created
     assert runtime.exec_sync(container, ["echo", "hello"]).stdout == b"hello\n"
     runtime.stop_container(container, timeout=30)
     state = runtime.update_status(container)
     assert (state.status, state.exit_code, state.exit_code_known) == ("stopped", 7, True)
-    assert state.finished is not None and state.finished >= state.started
+    assert state.finished is not None and state.finished >= started
     assert state.finished.timestamp() == pytest.approx(
         os.stat(runtime.exit_file(container)).st_ctime, abs=0.01
     )
@@ -119,10 +128,13 @@ def test_killed_between_create_and_start(runtime: Runtime, make: Make) -> None:
 def test_output_goes_where_stdio_says(runtime: Runtime, make: Make, tmp_path: Path) -> None:
     container = make("sh", "-c", "cat; echo err >&2")
     (tmp_path / "in").write_bytes(b"input\n")
-    with open(tmp_path / "in", "rb") as source, open(tmp_path / "out", "wb") as out:
-        with open(tmp_path / "err", "wb") as err:
-            stdio = (source.fileno(), out.fileno(), err.fileno())
-            runtime.create_container(container, stdio=stdio)
+    with (
+        open(tmp_path / "in", "rb") as source,
+        open(tmp_path / "out", "wb") as out,
+        open(tmp_path / "err", "wb") as err,
+    ):
+        stdio = (source.fileno(), out.fileno(), err.fileno())
+        runtime.create_container(container, stdio=stdio)
     runtime.start_container(container)
     assert runtime.wait(container, timeout=30) == 0
     assert (tmp_path / "out").read_bytes() == b"input\n"
@@ -143,6 +155,30 @@ def test_create_carries_the_runtimes_reason(
     with pytest.raises(ContainerNotFound):
         runtime.update_status(container)
     assert runtime.list() == []
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_a_runtime_that_fails_without_a_word(monitor_path: Path, make: Make, log: bool) -> None:
+    silent = Runtime("/bin/false", "", monitor_path)
+    container = make("true", log=log)
+    with pytest.raises(CreateError, match=r"could not create container c0: \S+"):
+        silent.create_container(container, stdio=None if log else (-1, -1, -1))
+    with pytest.raises(ExecStartError, match=r"could not run 'true' in container c0: \S+"):
+        silent.exec_sync(container, ["true"])
+
+
+def test_a_runtime_that_says_odd_bytes(monitor_path: Path, make: Make, tmp_path: Path) -> None:
+    odd = tmp_path / "odd-runtime"
+    odd.write_text(
+        "#!/bin/sh\n[ $1 = state ] && exit 1\n"
+        "printf 'bad \"quote\" back\\\\slash\\ttab\\033[31mred bad \\377\\376 cut \\303' >&2\nexit 1\n"
+    )
+    odd.chmod(0o755)
+    with pytest.raises(CreateError) as caught:
+        Runtime(odd, "", monitor_path).create_container(make("true", log=True))
+    assert 'bad "quote" back\\slash\ttab\x1b[31mred bad \ufffd\ufffd cut \ufffd' in str(
+        caught.value
+    )
 
 
 def test_create_needs_a_bundle_and_a_monitor(runc: Path, runtime: Runtime, tmp_path: Path) -> None:
@@ -169,7 +205,9 @@ def test_create_time_limit(tmp_path: Path, make: Make, monitor_path: Path) -> No
     """A runtime that hangs: everything the monitor had started ends with it."""
     pids = tmp_path / "pids"
     hanging = tmp_path / "hanging-runtime"
-    hanging.write_text(f"#!/bin/sh\n[ $1 = state ] && exit 1\necho $$ $PPID >{pids}\nsleep 600 & wait\n")
+    hanging.write_text(
+        f"#!/bin/sh\n[ $1 = state ] && exit 1\necho $$ $PPID >{pids}\nsleep 600 & wait\n"
+    )
     hanging.chmod(0o755)
     before = children()
     slow = Runtime(hanging, "", monitor_path)
@@ -250,3 +288,57 @@ def test_a_dead_monitor_does_not_hang_anybody(runtime: Runtime, make: Make) -> N
     monitor = container.monitor
     wait_until(lambda: not monitor.alive(), what="the monitor's end")
     refused()
+
+
+def test_classic_terminal(runc: Path, make: Make, tmp_path: Path) -> None:
+    """Without a log the monitor copies between the terminal and the caller's stdio."""
+    classic = Runtime(runc, "", monitor("pyconmon"), dialect="classic")
+    container = make("sh", "-c", "tty; exec sleep 600", terminal=True)
+    with open(tmp_path / "out", "w+b") as out:
+        classic.create_container(container, stdio=(-1, out.fileno(), out.fileno()))
+    classic.start_container(container)
+    wait_until(lambda: b"/dev/pts" in (tmp_path / "out").read_bytes(), what="its output")
+    result = classic.exec_sync(container, ["sh", "-c", "tty; echo err >&2; exit 3"], check=False)
+    assert result.stdout.endswith(b"\r\nerr\r\n")
+    assert result.stdout.startswith(b"/dev/pts/")
+    assert result.exit_code == 3
+    classic.stop_container(container, timeout=0)
+    assert classic.wait(container, timeout=60) == 137
+
+
+def test_bare_names_and_relative_paths(
+    make: Make, monitor_path: Path, runc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{runc.parent}:{os.environ['PATH']}")
+    monkeypatch.chdir(runc.parent)
+    runtime = Runtime(runc.name, "", os.path.relpath(monitor_path))
+    assert runtime.path == str(runc)
+    made = make("sh", "-c", "exit 2")
+    container = Container("c0", "c0", os.path.relpath(made.bundle_path))
+    assert container.bundle_path == made.bundle_path
+    runtime.create_container(container)
+    runtime.start_container(container)
+    assert runtime.wait(container, timeout=60) == 2
+
+
+def test_a_monitor_that_is_killed_while_creating(
+    make: Make, monitor_path: Path, tmp_path: Path
+) -> None:
+    """What it has started ends with it; a created container carries no trace of how that is known."""
+    pids = tmp_path / "pids"
+    killing = tmp_path / "killing-runtime"
+    killing.write_text(
+        "#!/bin/sh\n[ $1 = state ] && exit 1\nsetsid sleep 600 >/dev/null 2>&1 </dev/null &\n"
+        f"echo $! >{pids}; kill -KILL $PPID; sleep 600\n"
+    )
+    killing.chmod(0o755)
+    with pytest.raises(CreateError):
+        Runtime(killing, "", monitor_path).create_container(make("true"), stdio=(-1, -1, -1))
+    for pid in pids.read_text().split():
+        assert gone(int(pid))
+
+
+def test_no_mark_stays(runtime: Runtime, running: Container) -> None:
+    assert running.init is not None and running.monitor is not None
+    for pid in (running.init.pid, running.monitor.pid):
+        assert "Max file locks            unlimited" in Path(f"/proc/{pid}/limits").read_text()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import stat
 from pathlib import Path
 from typing import Any
@@ -117,7 +116,9 @@ def test_signals_are_the_default_again(recorder: Recorder) -> None:
     # The double is Python itself and ignores the two once more; the mask is as it was given.
     assert int(recorder.given["signals"]["SigBlk"], 16) == 0
     shell = recorder.runtime_path.with_name("monitor")
-    shell.write_text("#!/bin/sh\ngrep SigIgn /proc/self/status >&2\necho '{\"exit_code\": 0}' >&3\n")
+    shell.write_text(
+        "#!/bin/sh\ngrep SigIgn /proc/self/status >&2\necho '{\"exit_code\": 0}' >&3\n"
+    )
     shell.chmod(0o755)
     runtime = Runtime(recorder.runtime.path, "", shell, dialect="classic")
     ignored = runtime.exec_sync(recorder.container(), ["x"]).stderr.split()[1]
@@ -203,7 +204,7 @@ def test_the_socket_pair_is_a_stream(recorder: Recorder) -> None:
     script = recorder.runtime_path.with_name("monitor")
     script.write_text(
         "#!/usr/bin/python3\nimport socket\ns = socket.socket(fileno=3)\n"
-        'assert s.type == socket.SOCK_STREAM, s.type\ns.send(b\'{"pid": 1}\')\n'
+        "assert s.type == socket.SOCK_STREAM, s.type\ns.send(b'{\"pid\": 1}')\n"
     )
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     runtime = Runtime(recorder.runtime.path, "", script, dialect="classic")
@@ -211,4 +212,3 @@ def test_the_socket_pair_is_a_stream(recorder: Recorder) -> None:
     runtime.create_container(container)
     assert container.state is not None
     assert (container.state.status, container.state.pid) == ("created", 1)
-    assert socket.SOCK_STREAM == 1
