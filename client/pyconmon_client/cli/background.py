@@ -13,9 +13,9 @@ import tempfile
 from collections.abc import Sequence
 
 from .. import argv as argv_of
-from .. import creation
+from .. import creation, spawn
 from ..container import Container
-from ..errors import PyconmonError
+from ..errors import CreateError, ExecStartError, PyconmonError
 from ..process_spec import ExecSettings, exec_process
 from .place import Place
 
@@ -30,7 +30,7 @@ def execute(
     *,
     terminal: bool,
 ) -> int:
-    """The command's pid. CreateError with the runtime's reason if it cannot be started."""
+    """The command's pid. ExecStartError with the runtime's reason if it cannot be started."""
     parent = place.executions_directory(container.name)
     os.makedirs(parent, mode=0o700, exist_ok=True)
     directory = tempfile.mkdtemp(prefix="exec-", dir=parent)
@@ -62,10 +62,20 @@ def execute(
             daemon=True,
             seconds=_SECONDS,
         )
-        pid, child = creation.create(request)
+        pid, child = _create(request, command)
     except (PyconmonError, OSError):
         shutil.rmtree(directory, ignore_errors=True)
         raise
     child.close()
     os.unlink(spec)
     return pid
+
+
+def _create(request: creation.CreateRequest, command: Sequence[str]) -> tuple[int, spawn.Child]:
+    """As of a container; but it is a command that could not be started."""
+    try:
+        return creation.create(request)
+    except CreateError as error:
+        why = str(error).partition(": ")[2]
+        cause = f"could not run {' '.join(command)!r} in container {request.name}: {why}"
+        raise ExecStartError(b"", error.stderr.encode(), -1, cause) from error

@@ -92,7 +92,13 @@ def execute(
         return _stay_with(process, container, command, interactive, as_json)
 
 
-def _stay_with(process: ExecProcess, container: Container, stdin: bool, as_json: bool) -> int:
+def _stay_with(
+    process: ExecProcess,
+    container: Container,
+    command: Sequence[str],
+    stdin: bool,
+    as_json: bool,
+) -> int:
     kept = streams.Kept()
     write = kept.write if as_json else streams.write_through
     if process.attachment is not None:
