@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def crio(monitor_path: Path, tmp_path: Path, runtime_root: Path) -> Iterator[Cri
     runtimes.delete_all(runtimes.runc(runtime_root))
     for pidfile in tmp_path.rglob("conmon-pidfile"):
         pid = int(pidfile.read_text())
-        wait_until(lambda pid=pid: gone(pid), 20, "the monitor's end")
+        wait_until(partial(gone, pid), 20, "the monitor's end")
 
 
 @pytest.fixture
@@ -254,10 +255,13 @@ def test_reopening_the_log(pod: Callable[..., Pod]) -> None:
     each = pod("sh", "-c", "echo one; read x; echo two; read x")
     each.run(stdin=True)
     client = each.attach()
-    for word in (b"one", b"two"):
-        ending = b" stdout F " + word + b"\n"
-        wait_until(lambda end=ending: each.log.read_bytes().endswith(end), what="the line")
-        each.log.rename(each.log.with_name(f"{word.decode()}.log"))
+
+    def logged(word: str) -> bool:
+        return each.log.read_text().endswith(f" stdout F {word}\n")
+
+    for word in ("one", "two"):
+        wait_until(partial(logged, word), what="the line")
+        each.log.rename(each.log.with_name(f"{word}.log"))
         each.crio.reopen_log(each.bundle, each.log)
         assert each.log.read_bytes() == b""
         client.send(b"x\n")
@@ -275,7 +279,7 @@ def test_reopening_under_fire_loses_nothing(pod: Callable[..., Pod]) -> None:
     each.run(stdin=True)
     names = []
     for number in range(5):
-        moved = each.log.with_name(f"{number}.log")
+        moved = each.log.with_name(f"moved-{number}.log")
         each.log.rename(moved)
         names.append(moved)
         each.crio.reopen_log(each.bundle, each.log)

@@ -7,6 +7,7 @@ reference, from the conmon 2.2.1 that pyconmon reports itself as.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import stat
 from collections.abc import Sequence
@@ -119,9 +120,10 @@ def _serve(
         assert session.call
         session.call.go()
     if script.stdin is not None and clients:
-        for at in range(0, len(script.stdin), 4096):
-            clients[0].send(script.stdin[at : at + 4096])
-        clients[0].half_close()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not read
+            for at in range(0, len(script.stdin), 4096):
+                clients[0].send(script.stdin[at : at + 4096])
+            clients[0].half_close()
     if script.kill is not None:
         wait_until(lambda: session.log.text() == "ready\n", 30, "the word ready")
         container.kill(script.kill)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
@@ -88,7 +87,7 @@ def input_scripts(draw: st.DrawFn) -> Script:
     )
 
 
-def few(examples: int) -> Any:
+def few(examples: int) -> settings:
     return settings(
         max_examples=examples,
         deadline=None,

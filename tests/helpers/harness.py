@@ -202,10 +202,25 @@ class Monitored:
         wait_until(self.exit_file.exists, seconds, f"exit file {self.exit_file}")
         return self.exit_file.read_text()
 
-    def attach(self) -> Client:
+    def attach(self, *, accepted: bool = True) -> Client:
+        """A new client; by default only when the monitor has accepted it.
+
+        C conmon accepts one client a turn of its loop, and those it has not come to by then miss output.
+        """
+        monitor = self._monitor_or_none() if accepted else None
+        before = _sockets(monitor)
         client = Client(self.directory / "attach")
         self.owner.clients.append(client)
+        if monitor is not None:
+            wait_until(
+                lambda: gone(monitor) or _sockets(monitor) - before, what="the monitor's accept"
+            )
         return client
+
+    def _monitor_or_none(self) -> int | None:
+        if self.monitor_pidfile.exists():
+            return self.monitor_pid()
+        return self.call.process.pid if self.call and self.call.process.running else None
 
     def ctl(self, text: str, name: str = "ctl") -> None:
         """Writes to a control FIFO; OSError (ENXIO) if no monitor reads it."""
@@ -218,9 +233,10 @@ class Monitored:
     def container_pid(self) -> int:
         return int(self.pidfile.read_text())
 
-    def container_pid_or_none(self) -> int | None:
+    def container_pid_if_known(self) -> int:
+        """0 as long as the pid file is missing or empty."""
         text = self.pidfile.read_text() if self.pidfile.exists() else ""
-        return int(text) if text else None
+        return int(text or "0")
 
 
 class Container(Monitored):
@@ -369,6 +385,16 @@ class Harness:
         for pidfile in self.home.rglob("conmon.pid"):
             with contextlib.suppress(ValueError, OSError, AssertionError):
                 _end_monitor(int(pidfile.read_text()), os.fsencode(self.monitor))
+
+
+def _sockets(pid: int | None) -> set[str]:
+    """The sockets that process has open, by their inodes."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd") if pid else ():
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return {link for link in found if link.startswith("socket:")}
 
 
 def _end_monitor(pid: int, monitor: bytes) -> None:

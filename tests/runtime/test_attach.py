@@ -5,22 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 import socket
 import stat
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.harness import Container, Harness, target
-from tests.helpers.waiting import wait_until
+from tests.helpers.waiting import gone, wait_until
 from tests.helpers.wire import Client
 
 BLOB = random.Random(1).randbytes(800_000)
 
 
-def held(harness: Harness, script: str, **kind: bool) -> Container:
+def held(harness: Harness, script: str) -> Container:
     """A container whose shell script has the random file /tmp/in/blob at hand."""
 
     def edit(config: dict[str, object]) -> None:
@@ -37,7 +39,7 @@ def held(harness: Harness, script: str, **kind: bool) -> Container:
 
     (harness.home / "in").mkdir(exist_ok=True)
     (harness.home / "in/blob").write_bytes(BLOB)
-    return harness.container(["sh", "-c", script], edit=edit, **kind)
+    return harness.container(["sh", "-c", script], edit=edit)
 
 
 # --- output
@@ -122,15 +124,22 @@ def test_clients_have_their_end_when_the_exit_file_appears(harness: Harness) -> 
         assert not client.reset
 
 
+@target("conmon takes in one client a turn of its loop, and those it has not come to miss output")
 def test_attached_before_the_first_byte(harness: Harness) -> None:
     """The socket is there when the pid is reported: nothing can be missed."""
     for _ in range(5):
         container = harness.container(["echo", "first"])
         container.created()
-        client = container.attach()
+        monitor = container.monitor_pid()
+        os.kill(monitor, signal.SIGSTOP)  # it is as late as can be
+        clients = [container.attach(accepted=False) for _ in range(4)]
         container.start()
-        client.read_to_end()
-        assert client.stream(2) == b"first\n"
+        pid = container.container_pid()
+        wait_until(partial(gone, pid), what="the container's end")
+        os.kill(monitor, signal.SIGCONT)
+        for client in clients:
+            client.read_to_end()
+            assert client.stream(2) == b"first\n"
         container.delete()
 
 

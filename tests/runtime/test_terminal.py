@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -183,7 +184,7 @@ def test_resizes_without_a_terminal_do_no_harm(harness: Harness) -> None:
     container.run("-i")
     for number in range(2000):
         message = f"1 {number % 900 + 1} {'0' * 100}80\n"
-        wait_until(lambda m=message: sent(container, m), what="room in the FIFO")
+        wait_until(partial(sent, container, message), what="room in the FIFO")
     client = container.attach()
     client.send(b"x\n")
     assert container.wait_exit() == "6"
