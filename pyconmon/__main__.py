@@ -132,7 +132,7 @@ def _make(creation: Creation, logs: Logs, diag: Diag, words: list[str]) -> Monit
 
     options, process = creation.options, creation.process
     directory = directory_of(options)
-    survival = None if directory is None else Survival(directory, words, process, diag)
+    survival = None if directory is None else Survival(directory, words, options, process, diag)
     monitor = Monitor(options, process, Loop(diag.exception), logs, diag, survival)
     process.take_signals(monitor.loop, monitor.reaper.reap, monitor.forward)
     return monitor
@@ -148,11 +148,8 @@ def serve(monitor: Monitor) -> int:
     return monitor.status
 
 
-def last_act(monitor: Monitor, lost: str | None = None) -> None:
-    """What comes after all reports: the exit command, then the attach link goes.
-
-    `lost` is what could not be found out; the state file stays and tells it.
-    """
+def last_act(monitor: Monitor) -> None:
+    """What comes after all reports: the exit command, then the attach link goes."""
     endpoints, process = monitor.endpoints, monitor.process
     process.stop_taking_signals()
     if endpoints is not None and endpoints.lingering and os.fork() == 0:
@@ -167,12 +164,17 @@ def last_act(monitor: Monitor, lost: str | None = None) -> None:
         from pyconmon.exit_report import run_exit_command
 
         run_exit_command(
-            monitor.options, process.environment, process.oom_score, process.mask, monitor.diag
+            monitor.options,
+            process.environment,
+            process.oom_score,
+            process.mask,
+            monitor.diag,
+            monitor.survival,
         )
     if endpoints is not None:
         endpoints.remove_link()
     if monitor.survival is not None:
-        monitor.survival.over(lost)
+        monitor.survival.let_go()
 
 
 def _complain(text: str) -> None:

@@ -16,17 +16,33 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyconmon.diag import Diag
     from pyconmon.options import Options
+    from pyconmon.survival import Survival
 
 
-def write_exit_file(directory: str, name: str, code: int, diag: Diag) -> None:
+CLOCK_STEP = 20_000_000  # ns; file times are that much behind the clock, at most
+
+
+def write_exit_file(
+    directory: str, name: str, code: int, diag: Diag, owed_since: int | None = None
+) -> None:
     """Write the bare number into `directory`/`name`; a failure is reported and nothing more.
 
-    Callers take the file's ctime as the time of the end.
+    Callers take the file's ctime as the time of the end. So one that a monitor which has died since had
+    written already is left alone: with `owed_since` (ns since 1970) it is looked for.
     """
+    path, text = os.path.join(directory, name), b"%d" % code
     try:
-        fds.replace_file(os.path.join(directory, name), b"%d" % code)
+        if owed_since is None or not _is_written(path, text, owed_since - CLOCK_STEP):
+            fds.replace_file(path, text)
     except OSError as error:
         diag.error(f"cannot write the exit file {directory}/{name}: {error.strerror}")
+
+
+def _is_written(path: str, text: bytes, since: int) -> bool:
+    try:
+        return os.lstat(path).st_mtime_ns >= since and fds.read_status(path) == text
+    except OSError:
+        return False
 
 
 def run_exit_command(
@@ -35,21 +51,35 @@ def run_exit_command(
     oom_score: bytes | None,
     mask: set[int],
     diag: Diag,
+    survival: Survival | None = None,
 ) -> None:
     """Run the exit command, if there is one, and wait for it.
 
     It is the last act: it has nothing of ours but the working directory, the environment and the null
     streams, and its own children are nobody's but init's (we stop being subreaper first), or a restart
     by the command would end up below a monitor that is about to leave.
+
+    The child itself notes in `survival` that nothing is owed any more, as its last step before it becomes
+    the command, and holds the lock until then: so the command runs once, whoever is killed when. Not
+    later either: the command may start the container anew, whose state would be in the same place.
     """
     if options.exit_command is None:
         return
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        diag.error(f"exit command {options.exit_command} could not be run: {error.strerror}")
+        return
     if pid == 0:
         try:
-            os.closerange(3, 2**31 - 1)
+            lock = survival.lock if survival is not None else -1
+            if lock >= 0:
+                os.closerange(3, lock)
+            os.closerange(max(lock + 1, 3), 2**31 - 1)
             if options.exit_delay > 0:
                 sleep(options.exit_delay)
+            if survival is not None:
+                survival.over()
             if oom_score is not None:
                 restore_oom_score(oom_score)
             fresh_signals(mask)

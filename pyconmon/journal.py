@@ -9,8 +9,9 @@ the kernel keeps both when we die, and who comes after can tell what had happene
 * fewer than 16 bytes could equal the mark by chance, so they are spliced to the end of the file instead,
   whose size then tells.
 
-Space is allocated when the file is made: a full disk later cannot hurt. How a log is continued is out of
-scope (logs/); here is only what it needs: the bytes, their time stamp, and how far the log had come.
+What changes together is changed by one store of 8 bytes, the last one. Space is allocated beforehand: a
+full disk later cannot hurt. How a log is continued is out of scope (logs/); here is only what it needs:
+the bytes, their time stamp, how far the log had come, and the unfinished lines that a driver holds.
 """
 
 from __future__ import annotations
@@ -26,23 +27,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyconmon.stdio import Reader
 
-HEADER = 4096
-CAPACITY = 256 * 1024
-BASE = HEADER + CAPACITY
+    # (stream, data, time in ns or 0: not begun, consumed, inode or 0: no file has any, offset,
+    # messages that the system's journal has)
+    Unlogged = tuple[int, bytes, int, int, int, int, int]
+
+
+MAGIC = b"pyconmon journal 2\n"
 MARK_SIZE = 16
 IDLE, READING, SPLICING = 0, 1, 2
-MAGIC = b"pyconmon journal 1\n"
-# After the magic, at fixed places: the mark, then little-endian numbers of 8 bytes.
-AT_MARK, AT_STATE, AT_STREAM, AT_SIZE, AT_TIME, AT_CONSUMED, AT_INODE, AT_OFFSET = (
-    32,
-    48,
-    56,
-    64,
-    72,
-    80,
-    88,
-    96,
-)
+LONGEST_HELD = 8192
+# After the magic: the mark, then little-endian numbers of 8 bytes at fixed places.
+AT_MARK = 32
+AT_STATE, AT_STREAM, AT_SIZE, AT_TIME, AT_TURN, AT_SENT, AT_CAPACITY = range(48, 104, 8)
+AT_CHECKPOINTS = 104, 128  # two of (consumed, inode, offset); AT_TURN says which one holds
+AT_HELD = 4096  # for each stream two times (description, text); bits 8 and 9 of the state say which
+HELD_SIZE = 8 + LONGEST_HELD
+HEADER = 40960
+CAPACITY = 64 * 1024  # what an ordinary pipe can hold
+MOST_CAPACITY = 256 * 1024  # once the container has proved to be quick
 
 
 class Journal:
@@ -54,27 +56,38 @@ class Journal:
 
     def __init__(self, path: str, *, create: bool) -> None:
         self.path = path
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        if create:
-            # A leftover of an earlier container of this bundle; one in use is locked, which we see below.
-            flags |= os.O_CREAT
-        self.fd = os.open(path, flags, 0o600)
+        self.fd = _locked(path, create)
         try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if create:
                 os.ftruncate(self.fd, 0)
-                os.posix_fallocate(self.fd, 0, BASE)
-            elif os.fstat(self.fd).st_size < BASE:
-                raise OSError(errno.EINVAL, "is no journal", path)
-            self._map = mmap.mmap(self.fd, BASE)
+                self._capacity = CAPACITY
+                self._map_file(allocate=True)
+                self._map[AT_MARK : AT_MARK + MARK_SIZE] = os.urandom(MARK_SIZE)
+                self._put(AT_CAPACITY, CAPACITY)
+                self._map[0 : len(MAGIC)] = MAGIC
+            else:
+                start = os.pread(self.fd, AT_CAPACITY + 8, 0)
+                self._capacity = int.from_bytes(start[AT_CAPACITY:], "little")
+                known = start.startswith(MAGIC) and self._capacity in (CAPACITY, MOST_CAPACITY)
+                if not known or os.fstat(self.fd).st_size < HEADER + self._capacity:
+                    raise OSError(errno.EINVAL, "is no journal of this version", path)
+                self._map_file(allocate=False)
         except BaseException:
             os.close(self.fd)
             raise
-        self._view = memoryview(self._map)
         self._small = b""
-        if create:
-            self._map[AT_MARK : AT_MARK + MARK_SIZE] = os.urandom(MARK_SIZE)
-            self._map[0 : len(MAGIC)] = MAGIC
+        self._splices = True
+        self._grows = self._capacity < MOST_CAPACITY
+        self._held = self._get(AT_STATE) >> 8 & 3
+        self._next_held = self._held
+
+    def _map_file(self, *, allocate: bool) -> None:
+        base = HEADER + self._capacity
+        if allocate:
+            os.posix_fallocate(self.fd, 0, base)
+        self._map = mmap.mmap(self.fd, base)
+        self._view = memoryview(self._map)
+        self._base = base
 
     def _get(self, place: int) -> int:
         return int.from_bytes(self._map[place : place + 8], "little")
@@ -82,51 +95,74 @@ class Journal:
     def _put(self, place: int, value: int) -> None:
         self._map[place : place + 8] = value.to_bytes(8, "little")
 
+    def _set_state(self, state: int) -> None:
+        self._put(AT_STATE, state | self._held << 8)
+
     # ---- the reader's side ----
 
     def read(self, fd: int, stream: int) -> memoryview | None:
         """Read once, as `Reader.read`; what was read stays in the journal until `done`."""
-        size = min(linux.bytes_waiting(fd), CAPACITY)
+        waiting = linux.bytes_waiting(fd)
+        if waiting > self._capacity and self._grows:
+            self._grow()
+        size = min(waiting, self._capacity)
         self._put(AT_STREAM, stream)
         self._put(AT_TIME, 0)
+        self._put(AT_SENT, 0)
         if size < MARK_SIZE:
             return self._splice(fd, max(size, 1))
         end = HEADER + size
         self._map[end - MARK_SIZE : end] = self._map[AT_MARK : AT_MARK + MARK_SIZE]
         self._put(AT_SIZE, size)
-        self._put(AT_STATE, READING)
+        self._set_state(READING)
         view = self._view[HEADER:end]
         try:
             return view[: os.readv(fd, [view])]
         except BlockingIOError:
-            self._put(AT_STATE, IDLE)
+            self._set_state(IDLE)
             return None
 
     def _splice(self, fd: int, size: int) -> memoryview | None:
-        self._put(AT_STATE, SPLICING)
         try:
-            size = os.splice(fd, self.fd, size, offset_dst=BASE)
-            self._small = os.pread(self.fd, size, BASE)
+            if self._splices:
+                self._set_state(SPLICING)
+                size = os.splice(fd, self.fd, size, offset_dst=self._base)
+                self._small = os.pread(self.fd, size, self._base)
+                return memoryview(self._small)
         except BlockingIOError:
-            self._put(AT_STATE, IDLE)
+            self._set_state(IDLE)
             return None
         except OSError:  # no space for these few bytes: better unprotected than unread
-            self._put(AT_STATE, IDLE)
-            try:
-                self._small = os.read(fd, size)
-            except BlockingIOError:
-                return None
+            self._set_state(IDLE)
+        try:
+            self._small = os.read(fd, size)
+        except BlockingIOError:
+            return None
         return memoryview(self._small)
+
+    def _grow(self) -> None:
+        """Make room for bigger reads; where there is none, small ones have to do."""
+        self._grows = False
+        old, self._capacity = self._capacity, MOST_CAPACITY
+        try:
+            self._map_file(allocate=True)
+        except OSError:
+            self._capacity = old
+            self._splices = False  # the file may be longer by now, and its size is what would tell
+        else:
+            self._put(AT_CAPACITY, self._capacity)
 
     def done(self) -> None:
         """The log has what was read."""
-        state = self._get(AT_STATE)
-        if state == SPLICING:
-            # First the size: an interrupted `done` must not leave bytes that count as unlogged twice.
-            self._put(AT_STATE, IDLE)
-            os.ftruncate(self.fd, BASE)
-        elif state == READING:
-            self._put(AT_STATE, IDLE)
+        spliced = self._get(AT_STATE) & 3 == SPLICING
+        self._held = self._next_held
+        self._set_state(IDLE)
+        if spliced:
+            # After the state: what is still there then does not count as unlogged.
+            try:
+                os.ftruncate(self.fd, self._base)
+            except OSError:
+                self._splices = False
 
     # ---- the log's side ----
 
@@ -135,47 +171,92 @@ class Journal:
         from time import time_ns
 
         now = time_ns()
-        self._put(AT_CONSUMED, 0)
-        self._put(AT_INODE, 0)
+        self._checkpoint(0, 0, 0)
         self._put(AT_TIME, now)
         return now
 
     def checkpoint(self, consumed: int, inode: int, offset: int) -> None:
         """`consumed` bytes of what was read are in the log, whose file `inode` is `offset` bytes long."""
-        self._put(AT_INODE, 0)
-        self._put(AT_CONSUMED, consumed)
-        self._put(AT_OFFSET, offset)
-        self._put(AT_INODE, inode)
+        self._checkpoint(consumed, inode, offset)
+
+    def _checkpoint(self, consumed: int, inode: int, offset: int) -> None:
+        turn = 1 - (self._get(AT_TURN) & 1)
+        at = AT_CHECKPOINTS[turn]
+        self._put(at, consumed)
+        self._put(at + 8, inode)
+        self._put(at + 16, offset)
+        self._put(AT_TURN, turn)
+
+    def sent(self, messages: int) -> None:
+        """So many messages of what was read have gone to the system's journal."""
+        self._put(AT_SENT, messages)
+
+    def hold(self, stream: int, text: bytes, flags: int) -> None:
+        """An unfinished line that the log driver keeps until more comes.
+
+        It counts from `done` on, or at once where no read is being logged.
+        """
+        if len(text) > LONGEST_HELD:
+            return
+        bit = 1 << (stream - 1)
+        self._next_held = self._held ^ bit
+        at = self._held_place(stream, self._next_held)
+        self._put(at, len(text) | flags << 32)
+        self._map[at + 8 : at + 8 + len(text)] = text
+        if self._get(AT_STATE) & 3 == IDLE:
+            self._held = self._next_held
+            self._set_state(IDLE)
+
+    @staticmethod
+    def _held_place(stream: int, bits: int) -> int:
+        return AT_HELD + HELD_SIZE * (2 * (stream - 1) + (bits >> (stream - 1) & 1))
 
     # ---- the successor's side ----
 
-    def unlogged(self) -> tuple[int, bytes, int, int, int, int] | None:
+    def unlogged(self) -> Unlogged | None:
         """What the dead monitor had read and not finished to log; None if there is nothing.
 
-        Gives (stream, data, time stamp in ns or 0, consumed, inode or 0, offset).
+        The arguments of `Logs.resume`.
         """
-        state = self._get(AT_STATE)
+        state = self._get(AT_STATE) & 3
+        stream, size = self._get(AT_STREAM), self._get(AT_SIZE)
+        data = b""
         if state == SPLICING:
-            data = os.pread(self.fd, MARK_SIZE, BASE)
-        elif state == READING:
-            end = HEADER + self._get(AT_SIZE)
-            if self._map[end - MARK_SIZE : end] == self._map[AT_MARK : AT_MARK + MARK_SIZE]:
-                data = b""
-            else:
+            data = os.pread(self.fd, MARK_SIZE, self._base)
+        elif state == READING and MARK_SIZE <= size <= self._capacity:
+            end = HEADER + size
+            if self._map[end - MARK_SIZE : end] != self._map[AT_MARK : AT_MARK + MARK_SIZE]:
                 data = bytes(self._map[HEADER:end])
-        else:
-            data = b""
-        if not data:
+        if not data or stream not in (1, 2):
             self.clear()
             return None
-        numbers = tuple(self._get(at) for at in (AT_TIME, AT_CONSUMED, AT_INODE, AT_OFFSET))
-        return (self._get(AT_STREAM), data, *numbers)  # type: ignore[return-value]
+        at = AT_CHECKPOINTS[self._get(AT_TURN) & 1]
+        time = self._get(AT_TIME)
+        # Before the time is set the checkpoint is that of an earlier read.
+        consumed, inode, offset = (self._get(at + 8 * n) if time else 0 for n in range(3))
+        return stream, data, time, consumed, inode, offset, self._get(AT_SENT)
+
+    def held(self) -> dict[int, tuple[bytes, int]]:
+        """The unfinished lines of the dead monitor's log driver: stream -> (text, flags)."""
+        found = {}
+        for stream in (1, 2):
+            at = self._held_place(stream, self._held)
+            described = self._get(at)
+            size = described & 0xFFFFFFFF
+            if size <= LONGEST_HELD and described:
+                found[stream] = bytes(self._map[at + 8 : at + 8 + size]), described >> 32
+        return found
 
     def clear(self) -> None:
-        """Nothing is pending."""
-        self._put(AT_STATE, IDLE)
-        if os.fstat(self.fd).st_size > BASE:
-            os.ftruncate(self.fd, BASE)
+        """What was unlogged is in the log now."""
+        self._held = self._next_held
+        self._set_state(IDLE)
+        if os.fstat(self.fd).st_size > self._base:
+            os.ftruncate(self.fd, self._base)
+
+    def has_name(self) -> bool:
+        """Nobody has removed or replaced the file."""
+        return _is_named(self.fd, self.path)
 
     def close(self, *, remove: bool) -> None:
         """Let go of the lock, and of the file if it has done its work."""
@@ -188,6 +269,37 @@ class Journal:
                 pass
         fd, self.fd = self.fd, -1
         os.close(fd)
+        try:
+            self._view.release()
+            self._map.close()  # it has a descriptor of its own, which would keep the lock
+        except BufferError:  # a read is still being looked at: the lock goes with the process
+            pass
+
+
+def _locked(path: str, create: bool) -> int:
+    """Open and lock the file that has this name when the lock is ours."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    while True:
+        # A leftover of an earlier container of this bundle is used again; one in use is locked.
+        fd = os.open(path, flags | (os.O_CREAT if create else 0), 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(fd)
+            raise
+        # Who had it before us may have removed it; a lock on a file without a name keeps nobody away.
+        if _is_named(fd, path):
+            return fd
+        os.close(fd)
+
+
+def _is_named(fd: int, path: str) -> bool:
+    """Say whether the open file is the one at `path`."""
+    try:
+        named, ours = os.lstat(path), os.fstat(fd)
+    except OSError:
+        return False
+    return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 def as_reader(journal: Journal) -> Reader:

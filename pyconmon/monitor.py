@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pyconmon.creation import Creation
     from pyconmon.diag import Diag
     from pyconmon.endpoints import Endpoints
-    from pyconmon.journal import Journal
     from pyconmon.logs import Logs
     from pyconmon.loop import Loop
     from pyconmon.oom import OomWatch
@@ -193,7 +192,7 @@ class Monitor:
         self.diag.debug(f"container pid {pid}")
         if self._key != "exit_code":
             self._sync.send(self._key, pid)
-        self._become_survivable()
+        self._become_survivable(pid)
         self.container.watch()
         if self.phase != RUNNING:  # it has ended already
             return
@@ -207,20 +206,17 @@ class Monitor:
         """End the container unless it ends by itself before that."""
         self.loop.call_after(seconds, self._time_is_up)
 
-    def _become_survivable(self, journal: Journal | None = None) -> None:
+    def _become_survivable(self, pid: int) -> None:
         """Keep what another monitor needs to go on, should we be killed."""
-        if self.survival is not None and self.container is not None:
-            reader = self.survival.container_created(
-                self.container.pid, self.streams.inodes, self.logs, journal
-            )
-            if not self.options.terminal:
+        if self.survival is not None:
+            reader = self.survival.container_created(pid, self.streams.inodes, self.logs)
+            if reader is not None and not self.options.terminal:
                 self.streams.read_with(reader)
 
-    def resume(self, pid: int, pidfd: int, journal: Journal) -> None:
+    def resume(self, pid: int, pidfd: int) -> None:
         """Take the place of a dead monitor: the container runs, its streams have been adopted."""
         self.container = ContainerProcess(self.loop, self.reaper, pid, self._end, pidfd)
         self.phase = RUNNING
-        self._become_survivable(journal)
         try:
             self._open_endpoints()
         except OSError as error:
@@ -228,11 +224,16 @@ class Monitor:
         self._watch_memory()
         self.container.watch()
 
-    def owe(self, code: int) -> None:
-        """Take the place of a dead monitor whose container has ended too: report what it owed."""
-        self.phase = DRAINING
-        self.code = code
-        self.wind_down()
+    def owe(self, pid: int, pidfd: int, code: int, *, timed_out: bool) -> None:
+        """Take the place of a dead monitor whose container has ended too: report what it owed.
+
+        `pidfd` is -1 where the process is gone.
+        """
+        if pidfd >= 0:
+            self.container = ContainerProcess(self.loop, self.reaper, pid, self._end, pidfd)
+        self.phase = RUNNING
+        self.timed_out = timed_out
+        self._end(code)
 
     def already_reported(self, code: int) -> None:
         """Take the place of a dead monitor that had reported everything: the exit command is left."""
@@ -304,7 +305,8 @@ class Monitor:
         if self.timed_out and self.container is not None:
             from pyconmon import processes
 
-            processes.kill_overdue(self.container, self.streams.inodes, self.reaper)
+            outputs = [inode for stream, inode in self.streams.inodes.items() if stream > 0]
+            processes.kill_overdue(self.container, outputs, self.reaper)
 
     def _close(self) -> None:
         """The ports that a caller parked with us are free, and clients see the end, before the exit file."""
@@ -318,12 +320,13 @@ class Monitor:
         from pyconmon.exit_report import write_exit_file
 
         options = self.options
+        since = self.survival.owed_since if self.survival is not None else None
         if self._classic and not options.exec:
-            write_exit_file(options.bundle or "", "exit", self.code, self.diag)
+            write_exit_file(options.bundle or "", "exit", self.code, self.diag, since)
         if options.persist_dir is not None:
-            write_exit_file(options.persist_dir, "exit", self.code, self.diag)
+            write_exit_file(options.persist_dir, "exit", self.code, self.diag, since)
         if options.exit_dir is not None:
-            write_exit_file(options.exit_dir, options.cid or "", self.code, self.diag)
+            write_exit_file(options.exit_dir, options.cid or "", self.code, self.diag, since)
         if options.exec:
             self._sync.send(self._key, self.code, TIMED_OUT if self.timed_out else b"")
         if self.endpoints is not None:

@@ -2,31 +2,38 @@
 
 Outsiders rely on: only one monitor watches a container (the journal's lock); a process is taken for the
 container only if pid and start time agree; what the dead monitor owed is reported once; what nobody can
-know any more is said, not made up. The shape of the state is survival.py's matter.
+know any more is said, not made up. The command returns when the containers are watched again, or their
+reports are written. How a state is read and trusted is state.py's matter, what it means is survival.py's.
 """
 
 from __future__ import annotations
 
-import json  # this command is run rarely, and nobody waits 5 ms for it
 import os
+import select
+from time import CLOCK_BOOTTIME, clock_gettime, monotonic
 
 from pyconmon import linux
-from pyconmon.journal import Journal
 from pyconmon.reaper import UNKNOWN, exit_status
-from pyconmon.survival import JOURNAL_FILE, STATE_FILE, VERSION, Survival
+from pyconmon.state import NothingOwed, take
+from pyconmon.survival import STATE_FILE, Survival
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pyconmon.diag import Diag
+    from pyconmon.journal import Journal
+    from pyconmon.logs import Logs
+    from pyconmon.monitor import Monitor
     from pyconmon.options import Options
     from pyconmon.process import Process
 
 DEEPEST = 4  # folders below the one given to --recover-under
+PATIENCE = 30.0  # seconds in which a recovering process should have come to watch its container
 LOST = (
-    "the container ended while nobody watched it, and the kernel does not tell its exit status any more: "
-    "-1 was reported"
+    "the container ended while nobody watched it, and the kernel does not tell its exit status any "
+    "more: -1 was reported, and output that was still in its pipes is gone"
 )
 
 
@@ -34,32 +41,37 @@ def main(options: Options, process: Process, diag: Diag) -> int:
     """Recover one container, or all below a folder; give the exit status (0: nothing is left to do)."""
     if options.recover is not None:
         directories = [options.recover]
-        if not os.path.exists(os.path.join(options.recover, STATE_FILE)):
+        if not os.path.lexists(os.path.join(options.recover, STATE_FILE)):
             diag.info(f"{options.recover} holds no {STATE_FILE}: nothing to recover")
             return 0
     else:
         directories = _below(options.recover_under or "")
     status = 0
-    for directory in directories:
+    begun: list[tuple[int, int, str]] = []
+    for directory in map(os.path.abspath, directories):
         try:
-            state, journal = _take(os.path.abspath(directory))
+            state, journal = take(directory)
         except BlockingIOError:
             diag.info(f"{directory}: its container has a monitor")
             continue
-        except FileNotFoundError:
+        except (FileNotFoundError, NothingOwed):
             continue  # another recovery, or the monitor itself, has just finished the work
         except (OSError, ValueError) as error:
             diag.error(f"cannot recover {directory}: {error}")
             status = 1
             continue
+        successor = Successor(directory, state, journal, process, diag)
         if options.sync:
-            status = max(status, _go_on(os.path.abspath(directory), state, journal, process, diag))
-        elif (pid := os.fork()) == 0:
-            os._exit(_detached(os.path.abspath(directory), state, journal, process, diag))
-        else:
-            journal.close(remove=False)  # the child holds the lock on
-            os.waitpid(pid, os.WNOHANG)
-    return status
+            status = max(status, successor.live(lambda: None))
+            continue
+        ready, told = os.pipe2(os.O_CLOEXEC)
+        if (pid := os.fork()) == 0:
+            os.close(ready)
+            os._exit(_detached(successor, told))
+        os.close(told)
+        journal.close(remove=False)  # the child holds the lock on
+        begun.append((pid, ready, directory))
+    return max(status, _await(begun, diag))
 
 
 def _below(root: str) -> list[str]:
@@ -72,143 +84,202 @@ def _below(root: str) -> list[str]:
     return sorted(found)
 
 
-def _take(directory: str) -> tuple[dict[str, Any], Journal]:
-    """Lock and read a container's state. Raises OSError, BlockingIOError if it is watched, ValueError."""
-    journal = Journal(os.path.join(directory, JOURNAL_FILE), create=False)
+def _detached(successor: Successor, told: int) -> int:
+    """In the child: become a daemon as soon as the container is watched."""
+    process, diag = successor.process, successor.diag
     try:
-        with open(os.path.join(directory, STATE_FILE), "rb") as file:
-            state = json.load(file)
-        if not isinstance(state, dict) or state.get("version") != VERSION:
-            raise ValueError(f"{STATE_FILE} is not of version {VERSION}")
-        if state.get("phase") not in ("running", "ended", "reported"):
-            raise FileNotFoundError(2, "nothing is owed", directory)
-        for key, kind in (
-            ("argv", list),
-            ("cwd", str),
-            ("environment", list),
-            ("container_pid", int),
-            ("container_start", int),
-            ("pipes", list),
-            ("begun", (int, float)),
-        ):
-            if not isinstance(state.get(key), kind):
-                raise ValueError(f"{STATE_FILE} has no usable {key!r}")
-    except BaseException:
-        journal.close(remove=False)
-        raise
-    return state, journal
+        os.setsid()
+        process.close_inherited(keep=-1)
+
+        def ready() -> None:
+            process.leave_streams()
+            diag.mute_stderr()
+            os.write(told, b"\0")
+            os.close(told)
+
+        return successor.live(ready)
+    except Exception as error:
+        diag.exception(error)
+        return 1
 
 
-def _detached(
-    directory: str, state: dict[str, Any], journal: Journal, process: Process, diag: Diag
-) -> int:
-    os.setsid()
-    process.leave_streams()
-    diag.mute_stderr()
-    return _go_on(directory, state, journal, process, diag)
+def _await(begun: list[tuple[int, int, str]], diag: Diag) -> int:
+    """Wait until each of the forked monitors has said that it watches, or has ended."""
+    status = 0
+    last = monotonic() + PATIENCE
+    for pid, ready, directory in begun:
+        poller = select.poll()
+        poller.register(ready, select.POLLIN)
+        if not poller.poll(max(0.0, last - monotonic()) * 1000):
+            diag.warn(f"{directory}: its new monitor (pid {pid}) takes long")
+        elif not os.read(ready, 1):
+            diag.error(f"cannot recover {directory}: its new monitor has ended at once")
+            status = 1
+        os.close(ready)
+    return status
 
 
-def _go_on(
-    directory: str, state: dict[str, Any], journal: Journal, process: Process, diag: Diag
-) -> int:
-    """Be the monitor that the container has lost, to its end."""
-    from pyconmon.__main__ import serve
-    from pyconmon.checks import check
-    from pyconmon.logs import open_logs
-    from pyconmon.loop import Loop
-    from pyconmon.monitor import Monitor
-    from pyconmon.options import parse
+class Successor:
+    """The monitor that a container has lost, from a dead one's state on."""
 
-    os.chdir(state["cwd"])
-    process.environment = dict(entry.partition("=")[::2] for entry in state["environment"])
-    process.oom_score = str(state.get("oom_score", "")).encode() or None
-    process.inherited = []
-    options = check(parse(state["argv"]), created=True)
-    logs = open_logs(options, diag)
-    survival = Survival(directory, state["argv"], process, diag)
-    survival.state.update(state)
-    monitor = Monitor(options, process, Loop(diag.exception), logs, diag, survival)
-    process.become_parent_of_orphans(new_session=False)
-    process.take_signals(monitor.loop, monitor.reaper.reap, monitor.forward)
+    def __init__(
+        self,
+        directory: str,
+        state: dict[str, Any],
+        journal: Journal,
+        process: Process,
+        diag: Diag,
+    ) -> None:
+        self.directory = directory
+        self.state = state
+        self.journal = journal
+        self.process = process
+        self.diag = diag
+
+    def live(self, ready: Callable[[], None]) -> int:
+        """Watch the container to its end, or report what is owed; give the exit status.
+
+        Calls `ready` when the container is watched, or its reports are written.
+        """
+        state = self.state
+        monitor, survival = self._make_monitor()
+        pid = state["container_pid"]
+        pidfd = linux.pidfd_open(pid)
+        if pidfd >= 0 and linux.start_time(pid) != state["container_start"]:
+            os.close(pidfd)  # another process has this pid by now
+            pidfd = -1
+        reader = survival.take_over(state, self.journal, monitor.logs)
+        _finish_log(monitor.logs, self.journal)
+        inodes = {int(stream): inode for stream, inode in state["pipes"].items()}
+        monitor.streams.inodes = dict(inodes)
+        monitor.streams.read_with(reader)
+        monitor.streams.adopt(_streams(pid if pidfd >= 0 else -1, inodes))
+        if state["phase"] == "running" and pidfd >= 0:
+            return self._go_on(monitor, pid, pidfd, ready)
+        return self._settle(monitor, survival, pid, pidfd, ready)
+
+    def _make_monitor(self) -> tuple[Monitor, Survival]:
+        from pyconmon.checks import check
+        from pyconmon.loop import Loop
+        from pyconmon.monitor import Monitor
+        from pyconmon.options import parse
+
+        state, process = self.state, self.process
+        try:
+            os.chdir(state["cwd"])
+        except OSError as error:
+            self.diag.warn(f"cannot go to {state['cwd']}: {error.strerror}")
+        process.protect_from_oom()
+        process.environment = dict(entry.partition("=")[::2] for entry in state["environment"])
+        process.oom_score = str(state.get("oom_score", "")).encode() or None
+        options = check(parse(state["argv"]), created=True)
+        logs = self._open_logs(options)
+        survival = Survival(self.directory, state["argv"], options, process, self.diag)
+        monitor = Monitor(options, process, Loop(self.diag.exception), logs, self.diag, survival)
+        process.become_parent_of_orphans(new_session=False)
+        process.take_signals(monitor.loop, monitor.reaper.reap, monitor.forward)
+        return monitor, survival
+
+    def _open_logs(self, options: Options) -> Logs:
+        from pyconmon.logs import Logs, open_logs
+
+        try:
+            return open_logs(options, self.diag)
+        except OSError as error:  # the exit code is worth more than the log
+            self.diag.error(f"Failed to open log file {error.filename}: {error.strerror}")
+            return Logs(self.diag)
+
+    def _go_on(self, monitor: Monitor, pid: int, pidfd: int, ready: Callable[[], None]) -> int:
+        """The container is there (perhaps as a zombie): watch it."""
+        from pyconmon.__main__ import serve
+
+        options = monitor.options
+        monitor.resume(pid, pidfd)
+        if options.timeout > 0:
+            left = self.state["begun"] + options.timeout - clock_gettime(CLOCK_BOOTTIME)
+            monitor.limit_time(max(0.0, left))
+        if options.conmon_pidfile:
+            _write_pid(options.conmon_pidfile, self.diag)
+        ready()
+        return serve(monitor)
+
+    def _settle(
+        self,
+        monitor: Monitor,
+        survival: Survival,
+        pid: int,
+        pidfd: int,
+        ready: Callable[[], None],
+    ) -> int:
+        """The container has ended (or its time was up): report what is owed."""
+        from pyconmon.__main__ import last_act
+
+        state = self.state
+        code = state.get("code") if state["phase"] != "running" else None
+        if not isinstance(code, int):
+            code = UNKNOWN
+            wait_status = linux.pidfd_exit_status(pidfd) if pidfd >= 0 else None
+            if wait_status is None:
+                survival.lost = LOST
+            else:
+                code = exit_status(wait_status)
+        if state["phase"] == "reported":
+            monitor.already_reported(code)
+        else:
+            monitor.owe(pid, pidfd, code, timed_out=state.get("timed_out") is True)
+        ready()
+        last_act(monitor)
+        return int(monitor.status)
+
+
+def _finish_log(logs: Logs, journal: Journal) -> None:
+    """Log what the dead monitor had read and not logged."""
+    logs.restore(journal.held())
     unlogged = journal.unlogged()
     if unlogged is not None:
         logs.resume(*unlogged)
         journal.clear()
-    pid = state["container_pid"]
-    pidfd = linux.pidfd_open(pid)
-    if pidfd >= 0 and linux.start_time(pid) != state["container_start"]:
-        os.close(pidfd)
-        pidfd = -1
-    streams = _streams(pid if pidfd >= 0 else -1, state["pipes"])
-    if options.stdin and pidfd >= 0 and (stdin := _stdin(pid)) >= 0:
-        streams[0] = stdin
-    if state["phase"] == "running" and pidfd >= 0:
-        monitor.streams.adopt(streams)
-        monitor.resume(pid, pidfd, journal)
-        if options.timeout > 0:
-            from time import CLOCK_BOOTTIME, clock_gettime
-
-            left = state["begun"] + options.timeout - clock_gettime(CLOCK_BOOTTIME)
-            monitor.limit_time(max(0.0, left))
-        if options.conmon_pidfile:
-            _write_pid(options.conmon_pidfile, diag)
-        return serve(monitor)
-    monitor.streams.adopt(streams)
-    return _settle(monitor, state, survival, journal, pidfd)
 
 
-def _settle(
-    monitor: Any, state: dict[str, Any], survival: Survival, journal: Journal, pidfd: int
-) -> int:
-    """The container has ended: report what is owed."""
-    from pyconmon.__main__ import last_act
-
-    survival.hold(journal)
-    code = state.get("code") if state["phase"] != "running" else None
-    lost = None
-    if code is None:
-        wait_status = linux.pidfd_exit_status(pidfd) if pidfd >= 0 else None
-        code = UNKNOWN if wait_status is None else exit_status(wait_status)
-        lost = LOST if wait_status is None else None
-    if state["phase"] == "reported":
-        monitor.already_reported(code)
-    else:
-        monitor.owe(code)
-    last_act(monitor, lost)
-    return int(monitor.status)
-
-
-def _streams(pid: int, inodes: list[int]) -> dict[int, int]:
-    """Open the reading ends of the container's pipes through whoever holds them: stream -> descriptor."""
+def _streams(pid: int, inodes: dict[int, int]) -> dict[int, int]:
+    """Open our ends of the container's pipes through whoever holds them: stream -> descriptor."""
     found: dict[int, int] = {}
-    for stream, inode in zip((1, 2), inodes, strict=False):
-        for holder in _candidates(pid, inode):
-            for fd in (stream, 1, 2, 0):
-                path = f"/proc/{holder}/fd/{fd}"
-                try:
-                    if os.stat(path).st_ino == inode and stream not in found:
-                        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-                        found[stream] = opened
-                except OSError:
-                    continue
+    for stream, inode in inodes.items():
+        for holder in _candidates(pid, stream, inode):
+            for fd in dict.fromkeys((stream, 1, 2, 0)):
+                opened = _open_pipe(f"/proc/{holder}/fd/{fd}", inode, writing=stream == 0)
+                if opened >= 0:
+                    found[stream] = opened
+                    break
+            if stream in found:
+                break
     return found
 
 
-def _candidates(pid: int, inode: int) -> list[int]:
+def _open_pipe(path: str, inode: int, *, writing: bool) -> int:
+    """Open another process's pipe anew if it is the one meant; -1 otherwise."""
+    name = f"pipe:[{inode}]"
+    try:
+        if os.readlink(path) != name:
+            return -1
+        flags = os.O_WRONLY if writing else os.O_RDONLY
+        opened = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        # It may have put something else there between the look and the opening.
+        if os.readlink(f"/proc/self/fd/{opened}") == name:
+            return opened
+        os.close(opened)
+    except OSError:
+        pass
+    return -1
+
+
+def _candidates(pid: int, stream: int, inode: int) -> list[int]:
     from pyconmon.processes import holders_of
 
     first = [pid] if pid > 0 else []
+    if stream == 0:
+        return first
     return first + [other for other in holders_of([inode]) if other != pid]
-
-
-def _stdin(pid: int) -> int:
-    """Open the writing end of the container's stdin, if that is a pipe."""
-    try:
-        if not os.readlink(f"/proc/{pid}/fd/0").startswith("pipe:"):
-            return -1
-        return os.open(f"/proc/{pid}/fd/0", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return -1
 
 
 def _write_pid(path: str, diag: Diag) -> None:

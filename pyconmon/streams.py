@@ -34,7 +34,7 @@ class Streams:
         self, options: Options, loop: Loop, logs: Logs, reader: Reader, diag: Diag
     ) -> None:
         self.passthrough = options.dialect == "classic" or logs.passthrough
-        self.inodes: list[int] = []
+        self.inodes: dict[int, int] = {}  # of the pipes, by stream
         self.stdin = Stdin(loop, awaited=options.terminal)
         self.terminal_ready = not options.terminal
         self.pumps: list[Pump] = []
@@ -68,10 +68,10 @@ class Streams:
     def take(self, ours: dict[int, int]) -> None:
         """Take over our ends of the pipes, by stream, and read."""
         for stream, fd in sorted(ours.items()):
+            self.inodes[stream] = os.fstat(fd).st_ino
             if stream == STDIN:
                 self.stdin.open(fd, closes_with_client=not self._options.leave_stdin_open)
             else:
-                self.inodes.append(os.fstat(fd).st_ino)
                 self._add_pump(fd, stream).start()
 
     def _add_pump(self, fd: int, stream: int, *, terminal: bool = False) -> Pump:

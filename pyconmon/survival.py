@@ -8,7 +8,7 @@ leaves none behind. What to do with a dead monitor's state is recovery.py's matt
 from __future__ import annotations
 
 import os
-from time import CLOCK_BOOTTIME, clock_gettime
+from time import CLOCK_BOOTTIME, clock_gettime, time_ns
 
 from pyconmon import fds, linux
 from pyconmon.journal import Journal, as_reader
@@ -36,78 +36,108 @@ def directory_of(options: Options) -> str | None:
 
 
 class Survival:
-    """Keeps what another monitor would need. A failure here never takes the container with it."""
+    """Keeps what another monitor would need. A failure here never takes the container with it.
 
-    def __init__(self, directory: str, words: list[str], process: Process, diag: Diag) -> None:
+    The state's `phase` is "running", "ended" (the code is known, reports are owed), "reported" (the exit
+    command is owed) or "lost" (nothing is owed, but `reason` tells what could not be found out).
+    """
+
+    def __init__(
+        self, directory: str, words: list[str], options: Options, process: Process, diag: Diag
+    ) -> None:
         self.directory = directory
+        self.lost: str | None = None
+        # In ns since 1970: reports made after it are a dead monitor's, and need not be made again.
+        self.owed_since: int | None = None
         self.state: dict[str, Any] = {
             "version": VERSION,
             "phase": "running",
             "argv": words,
-            "cwd": os.getcwd(),
+            "cwd": _working_directory(),
             "environment": [f"{name}={value}" for name, value in process.environment.items()],
             "oom_score": (process.oom_score or b"").decode("ascii", "replace").strip(),
         }
+        self._owes_command = options.exit_command is not None
         self._journal: Journal | None = None
         self._diag = diag
-        self.reader: Reader = Reader()
 
-    def container_created(
-        self, pid: int, inodes: list[int], logs: Logs, journal: Journal | None
-    ) -> Reader:
-        """A container is there: from now on it can be picked up. Gives what its streams are read with."""
-        if journal is None:
-            try:
-                journal = Journal(os.path.join(self.directory, JOURNAL_FILE), create=True)
-            except OSError as error:
-                self._diag.warn(
-                    f"no recovery for this container: {self.directory}: {error.strerror}"
-                )
-                return self.reader
-        self._journal = journal
-        logs.checkpoint = journal.checkpoint
-        logs.timestamp = journal.timestamp
+    def container_created(self, pid: int, inodes: dict[int, int], logs: Logs) -> Reader | None:
+        """A container is there: from now on it can be picked up. Gives what to read its streams with."""
+        try:
+            journal = Journal(os.path.join(self.directory, JOURNAL_FILE), create=True)
+        except OSError as error:
+            self._diag.warn(f"no recovery for this container: {self.directory}: {error.strerror}")
+            return None
         self.state.update(
             container_pid=pid,
             container_start=linux.start_time(pid),
-            monitor_pid=os.getpid(),
-            monitor_start=linux.start_time(os.getpid()),
-            pipes=inodes,
+            pipes={str(stream): inode for stream, inode in inodes.items()},
             begun=clock_gettime(CLOCK_BOOTTIME),
         )
+        return self._use(journal, logs)
+
+    def take_over(self, state: dict[str, Any], journal: Journal, logs: Logs) -> Reader:
+        """Go on with what a dead monitor has kept."""
+        self.state.update(state)
+        ended = state.get("ended")
+        self.owed_since = ended if isinstance(ended, int) else None
+        return self._use(journal, logs)
+
+    def _use(self, journal: Journal, logs: Logs) -> Reader:
+        self._journal = journal
+        logs.checkpoint = journal.checkpoint
+        logs.timestamp = journal.timestamp
+        logs.keep = journal
+        self.state.update(monitor_pid=os.getpid(), monitor_start=linux.start_time(os.getpid()))
         self._save()
         return as_reader(journal)
-
-    def hold(self, journal: Journal) -> None:
-        """The container has ended before anybody could go on with it; its reports are owed."""
-        self._journal = journal
 
     def container_ended(self, code: int, timed_out: bool) -> None:
         """The exit code is known; should we die before it is reported, the next one can."""
         if self._journal is not None:
             self.state.update(phase="ended", code=code, timed_out=timed_out)
+            self.state.setdefault("ended", time_ns())
             self._save()
 
     def reported(self) -> None:
         """All files are written; what may be left is the exit command."""
-        if self._journal is not None and "exit-command" in " ".join(self.state["argv"]):
-            self.state["phase"] = "reported"
-            self._save()
-
-    def over(self, reason: str | None = None) -> None:
-        """Nothing is owed any more. With a reason (something was lost) the state file stays and tells it."""
         if self._journal is None:
             return
-        if reason is None:
+        if self._owes_command:
+            self.state["phase"] = "reported"
+            self._save()
+        else:
+            self.over()
+
+    def over(self) -> None:
+        """Nothing is owed any more. Where something was lost the state file stays and tells it."""
+        if self._journal is None:
+            return
+        if not self._journal.has_name():
+            # Somebody has taken the folder away; what is there now may be a later container's.
+            self.let_go()
+        elif self.lost is None:
             try:
                 os.unlink(os.path.join(self.directory, STATE_FILE))
             except OSError:
                 pass
         else:
-            self.state.update(phase="lost", reason=reason)
+            self.state.update(phase="lost", reason=self.lost)
             self._save()
-        self._journal.close(remove=True)
-        self._journal = None
+        if self._journal is not None:
+            self._journal.close(remove=True)
+            self._journal = None
+
+    @property
+    def lock(self) -> int:
+        """The descriptor that holds the lock; -1: there is none."""
+        return -1 if self._journal is None else self._journal.fd
+
+    def let_go(self) -> None:
+        """Somebody else sees to the rest (or nobody can): the lock goes, the files stay."""
+        if self._journal is not None:
+            self._journal.close(remove=False)
+            self._journal = None
 
     def _save(self) -> None:
         try:
@@ -117,6 +147,13 @@ class Survival:
             self._diag.warn(f"cannot keep {self.directory}/{STATE_FILE}: {error.strerror}")
 
 
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed; our paths are absolute then, or the container was not made
+        return "/"
+
+
 def _json(value: Any) -> str:
     """Write JSON; the json module would cost each monitor 5 ms and its memory."""
     if value is None:
@@ -124,6 +161,8 @@ def _json(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
+        if value.isascii() and value.isprintable() and '"' not in value and "\\" not in value:
+            return f'"{value}"'
         return '"' + "".join(map(_json_character, value)) + '"'
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_json(key)}: {_json(item)}" for key, item in value.items()) + "}"

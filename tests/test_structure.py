@@ -45,7 +45,7 @@ LAYERS: list[tuple[str, list[str | tuple[str, ...]]]] = [
             "container",
         ],
     ),
-    ("assemblies", ["creation", "streams", "endpoints", "survival"]),
+    ("assemblies", ["creation", "streams", "endpoints", ("survival", "state")]),
     ("story", ["monitor"]),
     ("command", [("__main__", "recovery")]),
 ]

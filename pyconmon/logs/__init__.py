@@ -16,10 +16,10 @@ from pyconmon.logs.opening import open_log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pyconmon.diag import Diag
-    from pyconmon.logs.journald import Journald
+    from pyconmon.logs.journald import Journald, Keep
     from pyconmon.logs.k8s_file import K8sFile
     from pyconmon.loop import Loop
     from pyconmon.options import Options
@@ -72,8 +72,8 @@ class Logs:
     """The logs of one container. No method raises; trouble is reported through `diag`, once."""
 
     __slots__ = (
-        "_diag", "_said", "checkpoint", "file", "journal", "opened", "passthrough", "timestamp",
-        "wants_journal",
+        "_diag", "_said", "checkpoint", "file", "journal", "keep", "opened", "passthrough",
+        "timestamp", "wants_journal",
     )  # fmt: skip
 
     def __init__(self, diag: Diag) -> None:
@@ -88,6 +88,8 @@ class Logs:
         # Called before each write to a log file with (consumed, inode, offset): so many bytes of
         # the present write()'s data are in the file, and that is the file and its size.
         self.checkpoint: Callable[[int, int, int], None] | None = None
+        # Is told what the journal driver has sent, and what it holds back at the end of a write().
+        self.keep: Keep | None = None
 
     def load(self, options: Options) -> None:
         """Import and make the drivers: after the runtime has been started, when nobody waits for it."""
@@ -126,9 +128,14 @@ class Logs:
             if self.file is not None:
                 self.file.write(stream, block, self.timestamp(), self.checkpoint)
             if self.journal is not None:
-                self.journal.write(stream, block)
+                self.journal.write(stream, block, self.keep)
         except Exception as error:
             self._broken(error)
+
+    def restore(self, held: Mapping[int, tuple[bytes, int]]) -> None:
+        """Begin with the unfinished lines that the journal driver of a dead monitor held back."""
+        if self.journal is not None:
+            self.journal.restore(held)
 
     def resume(
         self,
@@ -138,21 +145,25 @@ class Logs:
         consumed: int,
         inode: int,
         offset: int,
+        sent: int = 0,
     ) -> None:
         """Finish a write() that was cut off by the death of the monitor that made it.
 
-        Arguments: that write's stream, data and time, and its last checkpoint. The log file gets
-        exactly what is missing in it. The journal may get the data a second time: it cannot be
-        asked what it has.
+        Arguments: that write's stream, data and time, its last checkpoint (inode 0: there was none),
+        and how many messages the journal has of it. The log file gets exactly what is missing in it;
+        the journal may get one message twice, the one that was being sent.
         """
         block = bytes(data)
         try:
             if self.file is not None:
-                self.file.resume(
-                    stream, block, timestamp_ns, consumed, inode, offset, self.checkpoint
-                )
+                if inode:
+                    self.file.resume(
+                        stream, block, timestamp_ns, consumed, inode, offset, self.checkpoint
+                    )
+                else:
+                    self.file.write(stream, block, self.timestamp(), self.checkpoint)
             if self.journal is not None:
-                self.journal.write(stream, block)
+                self.journal.write(stream, block, self.keep, sent)
         except Exception as error:
             self._broken(error)
 
@@ -176,6 +187,9 @@ class Logs:
 
     def close(self) -> None:
         """Close everything; may be called twice."""
+        if self.opened is not None:
+            os.close(self.opened[1])
+            self.opened = None
         file, self.file = self.file, None
         journal, self.journal = self.journal, None
         if file is not None:

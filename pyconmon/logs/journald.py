@@ -28,11 +28,22 @@ from pyconmon.logs.trouble import Trouble
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Protocol
 
     from pyconmon.diag import Diag
     from pyconmon.loop import Loop
     from pyconmon.options import Options
+
+    class Keep(Protocol):
+        """Where a write's progress is noted, for who has to go on should this process be killed."""
+
+        def sent(self, messages: int) -> None:
+            """So many messages of the present write() have been sent (or queued, or given up)."""
+
+        def hold(self, stream: int, text: bytes, flags: int) -> None:
+            """What is held of a stream when the present write() is over; `flags` go with it."""
+
 
 PRIORITIES = (b"6", b"6", b"3")  # by stream: stdout (1) is "info", stderr (2) is "err"
 SHORT_ID = 12
@@ -109,6 +120,17 @@ class Lines:
         self._held = block[start:]
         return messages
 
+    def held(self) -> tuple[bytes, int]:
+        """What is held, and as a number what else tells how the line goes on."""
+        return self._held, self._inside | self._priority[0] << 8
+
+    def restore(self, text: bytes, flags: int) -> None:
+        """Go on after what `held` gave."""
+        self._held = text
+        self._inside = bool(flags & 1)
+        if self._inside:
+            self._priority = bytes((flags >> 8 & 0xFF,))
+
     def flush(self) -> list[tuple[bytes, bytes, bool]]:
         """What is held, as a partial message."""
         held, self._held = self._held, b""
@@ -128,7 +150,8 @@ class Journald:
     """The driver for one container. Connects with the first write."""
 
     __slots__ = (
-        "_fields", "_lines", "_loop", "_queue", "_queued", "_socket", "_trouble", "_watched",
+        "_fields", "_keep", "_lines", "_loop", "_queue", "_queued", "_sent", "_skip", "_socket",
+        "_trouble", "_watched",
     )  # fmt: skip
 
     def __init__(self, fields: Fields, diag: Diag, path: str = SOCKET) -> None:
@@ -140,6 +163,8 @@ class Journald:
         self._queue: list[bytes] = []
         self._queued = 0
         self._watched = -1
+        self._keep: Keep | None = None
+        self._sent = self._skip = 0
 
     @classmethod
     def from_options(cls, options: Options, diag: Diag) -> Journald:
@@ -158,11 +183,23 @@ class Journald:
         """Without a loop, a write waits (as above) for all that it has queued."""
         self._loop = loop
 
-    def write(self, stream: int, block: bytes) -> None:
-        """Log what one read of stdout (1) or stderr (2) gave."""
+    def write(self, stream: int, block: bytes, keep: Keep | None = None, already: int = 0) -> None:
+        """Log what one read of stdout (1) or stderr (2) gave.
+
+        `keep` hears of the progress; the first `already` messages have been sent by another process.
+        """
         lines = self._lines[stream]
+        self._keep = keep
+        self._sent, self._skip = 0, already
         for start in range(0, len(block), SLICE):
             self._deliver(lines.feed(block[start : start + SLICE]))
+        if keep is not None:
+            keep.hold(stream, *lines.held())
+
+    def restore(self, held: Mapping[int, tuple[bytes, int]]) -> None:
+        """Go on with what another process's driver held of each stream."""
+        for stream, (text, flags) in held.items():
+            self._lines[stream].restore(text, flags)
 
     def finish(self, flush_partial: bool) -> None:
         """The end: send what is held, and wait a little for what the journal had no room for."""
@@ -178,11 +215,20 @@ class Journald:
 
     def _deliver(self, messages: list[tuple[bytes, bytes, bool]]) -> None:
         entry_of = self._fields.entry
+        keep = self._keep
+        if self._skip:
+            done = min(self._skip, len(messages))
+            self._skip -= done
+            self._sent += done
+            messages = messages[done:]
         for index, message in enumerate(messages):
             entry = entry_of(*message)
             if not self._queue:
                 try:
                     self._send(entry)
+                    if keep is not None:
+                        self._sent += 1
+                        keep.sent(self._sent)
                     if self._trouble.bad:
                         self._trouble.worked()
                     continue

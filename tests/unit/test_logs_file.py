@@ -27,7 +27,9 @@ def path(tmp_path: Path) -> Path:
 
 
 def opened(path: Path, heard: Heard | None = None, **changes: Any) -> Logs:
-    logs = open_logs(log_options(path, **changes), heard or Heard())  # type: ignore[arg-type]
+    options = log_options(path, **changes)
+    logs = open_logs(options, heard or Heard())  # type: ignore[arg-type]
+    logs.load(options)
     logs.timestamp = lambda: NOW
     return logs
 
