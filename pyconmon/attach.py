@@ -1,10 +1,11 @@
 """The attach socket: clients that see the container's output as it comes and type into its stdin.
 
-Clients rely on: a SOCK_SEQPACKET socket `attach` in the bundle; packets of one stream byte (2 stdout, 3
-stderr) and 1 to 8192 bytes of output from the moment of connecting on; what they send goes to the
-container's stdin as it is; a half-close (or an empty packet) is the end of their input only; at the
-container's end they see an end of file. No client can hold up the container, its log or other clients
-(C conmon's can): see MOST_BEHIND. What the end of input means for the container is decided in stdin.
+Clients rely on: a SOCK_SEQPACKET socket `attach` in the bundle; packets of one stream byte (2
+stdout, 3 stderr) and 1 to 8192 bytes of output from the moment of connecting on; what they send
+goes to the container's stdin as it is; a half-close (or an empty packet) is the end of their input
+only; at the container's end they see an end of file. No client can hold up the container, its log
+or other clients (C conmon's can): see MOST_BEHIND. What the end of input means for the container is
+decided in stdin.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ LONGEST_LINK = 107  # a link as long as this is made one byte shorter, as all co
 SO_PEERCRED = 17  # asm-generic/socket.h
 SEND_BUFFER = 1024 * 1024  # asked for; the kernel grants what net.core.wmem_max allows
 
-# A client may lag by this much unnoticed; then the container is slowed down, to this rate and no less;
-# then the client loses its output.
+# A client may lag by this much unnoticed; then the container is slowed down, to this rate and no
+# less; then the client loses its output.
 UNPACED_BEHIND = 4 * 1024 * 1024
 PACED_RATE = 16 * 1024 * 1024  # bytes a second
 MOST_BEHIND = 64 * 1024 * 1024
@@ -53,8 +54,8 @@ ACCEPT_PAUSE = 1.0  # seconds; only where a connection can be neither accepted n
 class AttachServer:
     """The socket of one container and its clients.
 
-    link is (socket directory, container uuid) for callers that connect by way of a short path there, or
-    None (`--full-attach`).
+    link is (socket directory, container uuid) for callers that connect by way of a short path
+    there, or None (`--full-attach`).
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class AttachServer:
         return bool(self._clients)
 
     def open(self) -> None:
-        """Make link and socket, in place of what has their names, and listen. OSError on failure."""
+        """Make link and socket, in place of what has their names. OSError on failure."""
         if self._link is not None:
             self._link_identity = make_link(self._link, self._bundle)
         self._listener, self._socket_identity = listen_in(self._bundle)
@@ -101,7 +102,7 @@ class AttachServer:
                     break
 
     def broadcast(self, stream: int, data: memoryview | bytes) -> float:
-        """Send one read's output (stream 2 or 3) to every client; keep a copy of what one can't take.
+        """Send one read's output (stream 2 or 3) to all clients; keep what one can't take.
 
         Returns how many seconds to wait before reading more from the container, 0.0 as a rule.
         """
@@ -129,8 +130,8 @@ class AttachServer:
     def finish(self, on_done: Callable[[], None]) -> None:
         """Let every client get what it still has to get, for a bounded time, and close it.
 
-        on_done() is called when the last one is closed, perhaps before this returns. No new clients,
-        and no more input.
+        on_done() is called when the last one is closed, perhaps before this returns. No new
+        clients, and no more input.
         """
         self._on_done = on_done
         self._moved_at = monotonic()
@@ -237,7 +238,8 @@ class AttachServer:
         listener = self._listener
         if listener is None:
             return
-        # Who has connected by now gets the end of file that all get; a closed listener would reset it.
+        # Who has connected by now gets the end of file that all get; a closed listener would reset
+        # it.
         self.admit()
         self._listener = None
         self._loop.forget(listener.fileno())
@@ -249,7 +251,7 @@ class AttachServer:
     # Clients that lag, and clients that go
 
     def _lag(self, size: int) -> float:
-        """See to the clients that could not take everything; how long to pause after `size` bytes."""
+        """See to the clients that lag; how long to pause after `size` bytes."""
         pause = 0.0
         for client in self._clients:
             if client.behind > MOST_BEHIND:
@@ -306,7 +308,7 @@ def link_path(directory: str, uuid: str | None) -> str:
 
 
 def make_link(path: str, bundle: str) -> Identity:
-    """Make `path` a symlink to the bundle and return its identity. OSError if it cannot be replaced."""
+    """Make `path` a symlink to the bundle; its identity. OSError if that fails."""
     try:
         os.unlink(path)
     except FileNotFoundError:

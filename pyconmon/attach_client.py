@@ -1,7 +1,7 @@
 """One attached client: its packets out, its bytes in.
 
-Part of the attach room. What peers rely on is told in attach.py, which also decides when a client is
-too slow; here is how one connection behaves without ever blocking or spinning.
+Part of the attach room. What peers rely on is told in attach.py, which also decides when a client
+is too slow; here is how one connection behaves without ever blocking or spinning.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 # Packets at one wake-up, so that one busy client leaves time for the others and the container.
 MOST_SENT = 128
 MOST_RECEIVED = 16
-# More than a sender's default socket buffer holds, so that no packet is ever cut. Pages that a packet
-# never reached cost no memory.
+# More than a sender's default socket buffer holds, so that no packet is ever cut. Pages that a
+# packet never reached cost no memory.
 INPUT_SIZE = 256 * 1024
 
 
@@ -56,7 +56,8 @@ class InputBuffer:
 class AttachClient:
     """A connection. Owns its descriptor.
 
-    on_change(client) is called after it took packets from the backlog and when it has ended (`ended`).
+    on_change(client) is called after it took packets from the backlog and when it has ended
+    (`ended`).
     """
 
     __slots__ = (

@@ -1,8 +1,8 @@
-"""What attached clients have not taken yet: each packet kept once, however many clients wait for it.
+"""What attached clients have not taken yet: each packet once, however many wait for it.
 
-Part of the attach room. Packets are numbered without gaps from 0; a client remembers the number of the
-next one that it wants. Nothing is kept while every client keeps up. How far a client may fall behind is
-decided in attach.py.
+Part of the attach room. Packets are numbered without gaps from 0; a client remembers the number of
+the next one that it wants. Nothing is kept while every client keeps up. How far a client may fall
+behind is decided in attach.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def cut(data: memoryview) -> list[memoryview]:
 
 
 class Backlog:
-    """The packets from the slowest client's next one up to `end`, the number of the coming packet."""
+    """The packets from the slowest client's next one up to `end`, the coming one's number."""
 
     __slots__ = ("_first", "_packets", "end")
 

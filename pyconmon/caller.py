@@ -1,9 +1,9 @@
 """The caller's own terminal as the container's: how the classic dialect does `-t`.
 
-Callers rely on: what they type (or pipe in) reaches the container's terminal byte by byte, its output
-comes on descriptor 1, sizes follow, and their terminal has its settings back afterwards. Descriptors 0
-and 1 belong to the caller: their flags are never changed, and whether the caller reads or not, nothing
-here blocks before the end. Logs and attached clients are out of scope.
+Callers rely on: what they type (or pipe in) reaches the container's terminal byte by byte, its
+output comes on descriptor 1, sizes follow, and their terminal has its settings back afterwards.
+Descriptors 0 and 1 belong to the caller: their flags are never changed, and whether the caller
+reads or not, nothing here blocks before the end. Logs and attached clients are out of scope.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ SMALL_WRITE = 512  # to a descriptor that can block: what fits in when it says t
 class Door:
     """One of the caller's descriptors, to be used without blocking and without changing it.
 
-    O_NONBLOCK belongs to the open file, which the caller shares. So a terminal or pipe is opened anew,
-    and a socket is used with a flag; ordinary files do not block.
+    O_NONBLOCK belongs to the open file, which the caller shares. So a terminal or pipe is opened
+    anew, and a socket is used with a flag; ordinary files do not block.
     """
 
     def __init__(self, fd: int, flags: int) -> None:
@@ -88,7 +88,7 @@ class CallerTerminal:
         self._attributes: list[Any] | None = None
 
     def attach(self, master: int) -> None:
-        """Own the terminal `master` (non-blocking) and copy until finish(); raw mode from here on."""
+        """Own the terminal `master` (non-blocking), copy until finish(); raw mode from now on."""
         self._master = master
         self.window_changed()
         try:
@@ -119,7 +119,7 @@ class CallerTerminal:
                 continue
 
     def finish(self) -> None:
-        """The container has ended: copy what it has written, close all, restore the caller's terminal.
+        """The container has ended: copy what it wrote, close all, restore the terminal.
 
         Waits for a caller that reads slowly, but not for one that does not read.
         """
@@ -185,7 +185,7 @@ class CallerTerminal:
             self._ask(self._output.fd, events, self._output_ready)
 
     def _ask(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
-        """Watch for these events; for none, not even for a hang-up, which would wake us for ever."""
+        """Watch for these events; for none, not for a hang-up either: it would never stop."""
         if fd < 0 or self._watched.get(fd, 0) == events:
             return
         if events:
@@ -236,7 +236,7 @@ class CallerTerminal:
         self._watch()
 
     def _read_master(self) -> bytes | None:
-        """Read some of the container's output; None: nothing there now, b"": nobody writes any more."""
+        """Read some of the container's output; None: nothing now, b"": nobody writes any more."""
         try:
             return os.read(self._master, BLOCK)
         except BlockingIOError:
@@ -262,7 +262,8 @@ class CallerTerminal:
         except BlockingIOError:
             pass
         except OSError:
-            # Nobody reads it. The container must not notice: it goes on, and its output goes nowhere.
+            # Nobody reads it. The container must not notice: it goes on, and its output goes
+            # nowhere.
             self._to_caller = b""
             if self._output is not None:
                 self._ask(self._output.fd, 0, self._output_ready)

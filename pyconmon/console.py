@@ -1,8 +1,8 @@
 """The console socket: how a runtime hands over the terminal that it made for the container.
 
-Runtimes rely on a listening stream socket whose path fits their `connect`, and send one message with the
-terminal's master descriptor. The socket file is gone when a descriptor has come, and at the latest with
-close(). Copying the terminal's bytes is not done here.
+Runtimes rely on a listening stream socket whose path fits their `connect`, and send one message
+with the terminal's master descriptor. The socket file is gone when a descriptor has come, and at
+the latest with close(). Copying the terminal's bytes is not done here.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def set_window_size(fd: int, rows: int, columns: int) -> None:
 
 
 def end_lines_with_cr_lf(fd: int) -> None:
-    """Make the terminal write CR LF for LF. Runtimes switch this off, and their callers expect it on."""
+    """Make the terminal write CR LF for LF, which runtimes switch off and callers expect."""
     import termios  # only needed with a terminal
 
     attributes = termios.tcgetattr(fd)
@@ -49,8 +49,9 @@ def end_lines_with_cr_lf(fd: int) -> None:
 
 
 def socket_paths(directory: str) -> list[str]:
-    """Where to try to bind: in `directory`, or, where the path would be too long, in short directories."""
-    # Not from tempfile, which is slow to import. The socket's mode keeps others out: no need of secrecy.
+    """Where to try to bind: in `directory`, or, if the path is too long, in short directories."""
+    # Not from tempfile, which is slow to import. The socket's mode keeps others out: no need of
+    # secrecy.
     name = "conmon-term." + os.urandom(3).hex().upper()
     path = os.path.join(directory, name)
     if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
@@ -94,7 +95,7 @@ class Console:
         self._path: str | None = None
 
     def listen(self, directory: str) -> str:
-        """Bind the socket in `directory` (or a shorter one) and return its path. OSError on failure."""
+        """Bind the socket in `directory` (or a shorter one); its path. OSError on failure."""
         listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK, 0)
         try:
             # The file gets the socket's mode, so that nobody else may connect from its birth on.
@@ -143,7 +144,7 @@ class Console:
         if self._listener is None:
             return
         try:
-            fd, _address = self._listener._accept()  # type: ignore[attr-defined]  # socket.accept() builds on it
+            fd, _address = self._listener._accept()  # type: ignore[attr-defined]
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:

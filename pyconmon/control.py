@@ -1,8 +1,9 @@
-"""The control fifos `ctl` and `winsz` of a bundle: resizes and log reopening, asked for by whoever can write to them.
+"""The control fifos `ctl` and `winsz` of a bundle: requests to resize and to reopen the logs.
 
-Callers rely on the names, on `<type> <height> <width>` lines in `ctl` (1 resize, 2 reopen the logs), on
-`<height> <width>` lines in `winsz`, and on an open for writing never blocking while the monitor lives.
-What a resize does, and keeping a size that comes before there is a terminal, is the monitor's business.
+Callers rely on the names, on `<type> <height> <width>` lines in `ctl` (1 resize, 2 reopen the
+logs), on `<height> <width>` lines in `winsz`, and on an open for writing never blocking while the
+monitor lives. What a resize does, and keeping a size that comes before there is a terminal, is the
+monitor's business.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ DIGITS = b"0123456789"
 def scan_numbers(line: bytes, limit: int) -> tuple[list[int], bool]:
     """Read up to `limit` decimal numbers as scanf("%d") does; also say if nothing else was met.
 
-    Writers depend on this syntax: a sign, leading zeros and any blanks are fine, and what follows the
-    last wanted number is ignored.
+    Writers depend on this syntax: a sign, leading zeros and any blanks are fine, and what follows
+    the last wanted number is ignored.
     """
     numbers: list[int] = []
     at, end = 0, len(line)
@@ -57,8 +58,8 @@ class Messages:
     """Cuts the bytes of a fifo into messages of `count` numbers.
 
     One message a line is what everybody sends. As scanf takes a line end for a blank, conmon also
-    understands a message spread over several lines, and so do we, as long as none of them is a whole
-    message or has anything else in it: a bad line must not spoil the good one after it.
+    understands a message spread over several lines, and so do we, as long as none of them is a
+    whole message or has anything else in it: a bad line must not spoil the good one after it.
     """
 
     def __init__(self, count: int) -> None:
@@ -118,7 +119,7 @@ class Control:
             fifo.open()
 
     def close(self, unlink: bool = True) -> None:
-        """Stop reading and remove the fifos: without a reader the next plain open(2) would block."""
+        """Stop reading and remove the fifos: without a reader a plain open(2) would block."""
         for fifo in self._fifos:
             fifo.close(unlink)
 
@@ -166,8 +167,8 @@ class Fifo:
         except FileNotFoundError:
             pass
         os.mkfifo(self._path, 0o660)
-        # Opened for writing too: with a writer of our own there is never an end of file, which would
-        # make the descriptor readable for ever after the first writer has gone.
+        # Opened for writing too: with a writer of our own there is never an end of file, which
+        # would make the descriptor readable for ever after the first writer has gone.
         fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         status = os.fstat(fd)
         if not _stat.S_ISFIFO(status.st_mode):

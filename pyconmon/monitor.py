@@ -71,7 +71,6 @@ class Monitor:
         self._runtime_pid = -1
         self._runtime_status: int | None = None
         self._oom: OomWatch | None = None
-        logs.load(options)
         logs.use_loop(loop)
         self.streams = Streams(options, loop, logs, Reader(), diag)
 

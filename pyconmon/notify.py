@@ -1,8 +1,8 @@
-"""The sd-notify relay: what a container says about its state, passed on to the host's service manager.
+"""The sd-notify relay: a container's state, passed on to the host's service manager.
 
 Callers make the directory `notify` in the bundle and show it to the container; the socket
-`notify.sock` in it is open to every user of the container. Only harmless assignments are passed on: a
-container can say how it is, not which process to watch or which descriptors to keep.
+`notify.sock` in it is open to every user of the container. Only harmless assignments are passed on:
+a container can say how it is, not which process to watch or which descriptors to keep.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def allowed(datagram: bytes) -> bytes:
 
 
 class NotifyRelay:
-    """Receives in the bundle, sends to host_socket (a path, or `@name` in the abstract namespace)."""
+    """Receives in the bundle, sends to host_socket (a path, or `@name` if abstract)."""
 
     def __init__(self, loop: Loop, diag: Diag, bundle: str, host_socket: str) -> None:
         self._loop = loop
@@ -50,7 +50,7 @@ class NotifyRelay:
         self._complained = False
 
     def open(self) -> None:
-        """Bind the container's socket, in place of an old one. OSError, also without the directory."""
+        """Bind the container's socket, in place of an old one. OSError on failure."""
         directory = os.open(
             self._directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         )
@@ -62,8 +62,8 @@ class NotifyRelay:
                 pass
             kind = _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK
             receiver = _socket.socket(_socket.AF_UNIX, kind, 0)
-            # The mode comes from the umask instead of a chmod after it, which could be led elsewhere:
-            # container users have to be able to write to the socket, whoever they are.
+            # The mode comes from the umask instead of a chmod after it, which could be led
+            # elsewhere: container users have to be able to write to the socket, whoever they are.
             os.fchmod(receiver.fileno(), 0o777)
             old_umask = os.umask(0)
             try:
@@ -82,7 +82,7 @@ class NotifyRelay:
         self._loop.watch(receiver.fileno(), select.POLLIN, self._readable)
 
     def close(self) -> None:
-        """Pass on what has come, as far as the host takes it at once, and stop. May be called twice."""
+        """Pass on what has come, if the host takes it at once, and stop. May be called twice."""
         receiver = self._receiver
         if receiver is None:
             return
@@ -146,7 +146,7 @@ class NotifyRelay:
         self._sender.send(text)
 
     def _wait(self) -> None:
-        """The host's queue is full: go on when it has room (a connected socket can wait for that)."""
+        """The host's queue is full: go on when it has room."""
         if self._sender is not None:
             self._loop.watch(self._sender.fileno(), select.POLLOUT, lambda _events: self._pass_on())
 

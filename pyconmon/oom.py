@@ -1,8 +1,8 @@
 """Notices that the kernel killed something in the container's cgroup for want of memory.
 
 Callers rely on an empty file `oom` in the persist directory (Podman looks there) and in the bundle
-(CRI-O), there before the exit file is, also when the killed process was not the main one. A cgroup that
-cannot be watched, or goes away, is worth one debug message and never holds the container up.
+(CRI-O), there before the exit file is, also when the killed process was not the main one. A cgroup
+that cannot be watched, or goes away, is worth one debug message and never holds the container up.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ V1, V2 = 1, 2
 def find_memory_cgroup(text: bytes, cgroup_root: str) -> tuple[int, str] | None:
     """Where the memory controller has the process whose /proc/PID/cgroup is `text`.
 
-    Returns (V1 or V2, directory), or None if it is under no memory controller that we can see. The line
-    of the memory controller counts, wherever it stands: with a hybrid layout every controller has its
-    own, and conmon once watched the root cgroup because it took the first.
+    Returns (V1 or V2, directory), or None if it is under no memory controller that we can see. The
+    line of the memory controller counts, wherever it stands: with a hybrid layout every controller
+    has its own, and conmon once watched the root cgroup because it took the first.
     """
     unified = None
     for line in text.split(b"\n"):
         number, found, rest = line.partition(b":")
         controllers, found, path = rest.partition(b":")
-        # A path with ".." is outside of what our own cgroup namespace shows; one without "/" is none.
+        # A path with ".." is outside of what our own cgroup namespace shows; one without "/" is
+        # none.
         if not found or not path.startswith(b"/") or b".." in path.split(b"/"):
             continue
         if b"memory" in controllers.split(b","):
@@ -124,8 +125,8 @@ class OomWatch:
 
     def _watch_v2(self, directory: str) -> None:
         self._open_counters(os.path.join(directory, "memory.events"))
-        # A change of a kernfs file is POLLPRI until the file is read again, so no inotify is needed.
-        # An ordinary file in its place is read at the end only.
+        # A change of a kernfs file is POLLPRI until the file is read again, so no inotify is
+        # needed. An ordinary file in its place is read at the end only.
         if pollable(self._counters_fd):
             self._loop.watch(self._counters_fd, select.POLLPRI, self._counters_changed)
 
@@ -186,7 +187,7 @@ class OomWatch:
 
 
 def make_empty(path: str) -> None:
-    """Make an empty file for everybody to see; one that is there stays as it is. OSError for a link."""
+    """Make an empty file; one that is there stays as it is. OSError, also for a link."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     os.close(os.open(path, flags, 0o644))
 
@@ -201,7 +202,7 @@ def read_file(path: str) -> bytes:
 
 
 def pollable(fd: int) -> bool:
-    """Changes of this file can be waited for: so it is with the kernel's, not with ordinary ones."""
+    """Changes of this file can be waited for: not so with an ordinary one."""
     with select.epoll() as poller:
         try:
             poller.register(fd, select.EPOLLPRI)

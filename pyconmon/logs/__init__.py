@@ -56,6 +56,7 @@ def parse_log_path(spec: str) -> tuple[str, str | None] | None:
 def open_logs(options: Options, diag: Diag) -> Logs:
     """Open the drivers of `options.log_drivers`. A log file that cannot be opened is an OSError."""
     logs = Logs(diag)
+    logs.unloaded = options
     for driver, path in options.log_drivers:
         if driver == "passthrough":
             logs.passthrough = True
@@ -73,7 +74,8 @@ class Logs:
 
     __slots__ = (
         "_diag", "_said", "checkpoint", "file", "journal", "keep", "opened", "passthrough",
-        "timestamp", "wants_journal",
+        "timestamp",
+        "unloaded", "wants_journal",
     )  # fmt: skip
 
     def __init__(self, diag: Diag) -> None:
@@ -81,6 +83,7 @@ class Logs:
         self._said = False
         self.passthrough = False
         self.wants_journal = False
+        self.unloaded: Options | None = None
         self.opened: tuple[str, int] | None = None  # path and descriptor, until `load`
         self.file: K8sFile | None = None
         self.journal: Journald | None = None
@@ -91,8 +94,11 @@ class Logs:
         # Is told what the journal driver has sent, and what it holds back at the end of a write().
         self.keep: Keep | None = None
 
-    def load(self, options: Options) -> None:
-        """Import and make the drivers: after the runtime has been started, when nobody waits for it."""
+    def load(self) -> None:
+        """Import and make the drivers, if that has not been done: when nobody waits for it any more."""
+        options, self.unloaded = self.unloaded, None
+        if options is None:
+            return
         if self.wants_journal and self.journal is None:
             from pyconmon.logs.journald import Journald
 
@@ -112,6 +118,7 @@ class Logs:
 
     def use_loop(self, loop: Loop) -> None:
         """From now on, what the journal has no room for is sent from `loop` as soon as it has."""
+        self.load()
         if self.journal is not None:
             self.journal.use_loop(loop)
 
@@ -121,6 +128,8 @@ class Logs:
         Records of a call share one time. Output that is not the end of a line is logged as it is,
         flagged partial; there is no limit to the length of `data`.
         """
+        if self.unloaded is not None:
+            self.load()
         block = data if type(data) is bytes else bytes(data)
         if not block:
             return
@@ -153,6 +162,8 @@ class Logs:
         and how many messages the journal has of it. The log file gets exactly what is missing in it;
         the journal may get one message twice, the one that was being sent.
         """
+        if self.unloaded is not None:
+            self.load()
         block = bytes(data)
         try:
             if self.file is not None:
@@ -169,6 +180,8 @@ class Logs:
 
     def reopen(self) -> None:
         """Begin a new log file; what is there is moved aside, or gone, as the options say."""
+        if self.unloaded is not None:
+            self.load()
         try:
             if self.file is not None:
                 self.file.reopen()

@@ -24,7 +24,7 @@ from tests.helpers.logs import log_options
 changes, writes, cid = eval(sys.stdin.read())
 options = log_options(cid=cid, log_drivers=(("journald", None),), **changes)
 logs = open_logs(options, Diag())
-logs.load(options)
+logs.load()
 for stream, data in writes:
     logs.write(stream, data)
 logs.finish(True, True)

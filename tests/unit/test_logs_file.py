@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 def opened(path: Path, heard: Heard | None = None, **changes: Any) -> Logs:
     options = log_options(path, **changes)
     logs = open_logs(options, heard or Heard())  # type: ignore[arg-type]
-    logs.load(options)
+    logs.load()
     logs.timestamp = lambda: NOW
     return logs
 
