@@ -1,7 +1,7 @@
 """The caller's terminal, with a process whose 0 and 1 are whatever a caller may have.
 
-The process runs a CallerTerminal on one end of a pseudo-terminal, of which the test has the slave: the
-container's side.
+The process runs a CallerTerminal on one end of a pseudo-terminal, of which the test has the slave:
+the container's side.
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ def test_a_container_that_closes_its_terminal_wakes_nobody(
 def test_in_the_background_the_terminal_is_left_alone(
     sessions: list[Session], fds: list[int]
 ) -> None:
-    """A session's leader has the terminal; the process is in a group of its own, as callers do it."""
+    """The leader has the terminal; the process is in a group of its own, as callers do it."""
     outer, inner = pty.openpty()
     fds += [outer, inner]
     before = termios.tcgetattr(inner)

@@ -1,4 +1,4 @@
-"""The OOM watch: every layout of cgroups as files in a directory, and the kernel's own where they are."""
+"""The OOM watch: every layout of cgroups as files, and the kernel's own where they are."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_counters(text: bytes, count: int) -> None:
 
 
 class Box:
-    """A made-up machine with one process, 7, in the cgroup /c, and the directories for the files."""
+    """A made-up machine with one process, 7, in the cgroup /c, and places for the files."""
 
     def __init__(self, root: Path, cgroup: bytes = b"0::/c\n") -> None:
         self.loop = Loop()
@@ -320,7 +320,7 @@ def _removed(cgroup: Path) -> bool:
 
 
 def test_a_change_of_a_v2_file_is_noticed_and_its_removal_ends_the_watch(box: Box) -> None:
-    """With v2's cgroup.events in the place of memory.events: the kernel reports both the same way."""
+    """With v2's cgroup.events for memory.events: the kernel reports both the same way."""
     roots = [CGROUP_ROOT, CGROUP_ROOT / "unified"]
     root = next((path for path in roots if (path / "cgroup.controllers").exists()), None)
     need(root is not None, "cgroup v2")
