@@ -8,6 +8,7 @@ pidfds, which `open()` hands out only for the very same process.
 from __future__ import annotations
 
 import os
+import select
 import signal
 from dataclasses import dataclass
 from itertools import pairwise
@@ -42,6 +43,18 @@ class ProcessId:
             return pidfd
         os.close(pidfd)
         return None
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ends within so many seconds."""
+        pidfd = self.open()
+        if pidfd is None:
+            return True
+        try:
+            poller = select.poll()
+            poller.register(pidfd, select.POLLIN)
+            return bool(poller.poll(seconds * 1000))
+        finally:
+            os.close(pidfd)
 
     def send_signal(self, number: int) -> bool:
         """Signal this very process; False if it has ended."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import attach as attaching
-from . import control, exec_sync, lookup, spawn, store
+from . import control, exec_sync, lookup, recovery, store
 from . import events as exit_events
 from . import logs as log_files
 from . import run as running
@@ -23,7 +23,6 @@ from .container import Container
 from .creation import Output
 from .errors import ContainerNotFound, NotRunningError, PyconmonError
 from .exec_process import ExecProcess
-from .monitor import ProcessId
 from .operations import Operations
 from .process_spec import ExecSettings
 from .wait import ExitWatch
@@ -60,26 +59,23 @@ class Runtime(Operations):
     def recover(self, container: Container, timeout: float = 30.0) -> bool:
         """Give a container whose monitor has died a new one (pyconmon only).
 
-        False if it still has its monitor. A container that has ended meanwhile is reported by the
-        new monitor: its exit file is there when this returns.
+        False if there was nothing to do: it still has its monitor. A container that has ended
+        meanwhile is reported by the new monitor: its exit file is there when this returns.
+        MonitorError with the new monitor's reason if it cannot take over.
         """
         with container.lock:
             monitor = lookup.monitor_of(container)
             if monitor is not None and monitor.alive():
                 return False
+            taken_by = recovery.recover(
+                self.conmon_path, self._monitor.environment, container.bundle_path, timeout
+            )
+            if taken_by is None:
+                return False
             init = lookup.init_of(container, self._oci)
-            with open(os.devnull, "r+b", buffering=0) as null:
-                child = spawn.start(
-                    self.conmon_path,
-                    ["--recover", container.bundle_path, "--sync"],
-                    self._monitor.environment,
-                    descriptors=[null.fileno()] * 3,
-                    new_group=True,
-                )
-            container.monitor = ProcessId.of(child.pid)
             if init is None or not init.alive():
-                child.wait(timeout)
-            child.leave()
+                taken_by.wait(timeout)
+            container.monitor = taken_by
             store.save(self._container_dir, container)
             return True
 

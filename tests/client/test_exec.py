@@ -219,8 +219,9 @@ def test_no_temporary_files(
         runtime.exec_sync(running, ["sleep", "300"], timeout=0.2)
     with runtime.exec(running, ["sleep", "300"]):
         assert len(os.listdir(scratch)) == 1
-    with runtime.exec(running, ["cat"], terminal=True):
+    with runtime.exec(running, ["cat"], terminal=True) as p:
         assert len(os.listdir(scratch)) == 1
+        wait_until(lambda: p.pid, what="its start")
     assert os.listdir(scratch) == []
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pyconmon_client import Container, RecordError, Runtime, WaitTimeout
+from pyconmon_client import Container, MonitorError, RecordError, Runtime, WaitTimeout
 from tests.helpers.monitors import ROOT, monitor
 from tests.helpers.waiting import gone, wait_until
 
@@ -85,6 +85,15 @@ def test_recovery_gives_the_exit_code(runc: Path, tmp_path: Path, make: Make) ->
     assert runtime.update_status(container).monitored is True
     runtime.stop_container(container, timeout=30)
     assert runtime.wait(container, timeout=60) == 9
+
+
+def test_c_conmon_cannot_recover(runc: Path, make: Make) -> None:
+    runtime = Runtime(runc, "", monitor("conmon"))
+    container = make("sleep", "600")
+    runtime.create_container(container, stdio=(-1, -1, -1))
+    kill_monitor(container)
+    with pytest.raises(MonitorError, match="could not recover"):
+        runtime.recover(container)
 
 
 def test_a_container_of_another_process(
