@@ -187,7 +187,8 @@ def _complain(text: str) -> None:
 def run() -> NoReturn:
     """Be the command: as `main`, and leave at once. Tidying up an interpreter takes 2 ms of a caller's time."""
     status = main()
-    sys.stdout.flush()
+    if sys.stdout is not None:  # a caller may have closed it
+        sys.stdout.flush()
     os._exit(status)
 
 

@@ -39,10 +39,9 @@ class Process:
         for fd in (0, 1, 2):
             try:
                 os.fstat(fd)
-            except (
-                OSError
-            ):  # a caller that closed it: the next thing opened must not become a stream
-                os.open("/dev/null", os.O_RDWR)
+            except OSError:
+                # A caller that closed it: what is opened next must not become a stream of the container.
+                os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)
         _signal.signal(_signal.SIGTERM, _end_at_once)
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # CPython's own way is a traceback
 
