@@ -117,10 +117,11 @@ def has_own_pid_namespace(bundle: str) -> bool:
             text = file.read(1 << 20)
     except OSError:
         return False
-    _, found, rest = text.partition(b'"namespaces"')
-    listed = rest.partition(b"[")[2].partition(b"]")[0]
-    entries = listed.split(b"}")
-    return bool(found) and any(b'"pid"' in entry and b'"path"' not in entry for entry in entries)
+    for rest in text.split(b'"namespaces"')[1:]:
+        if rest.lstrip().startswith(b":"):  # the key, and no word of a command
+            entries = rest.partition(b"[")[2].partition(b"]")[0].split(b"}")
+            return any(b'"pid"' in entry and b'"path"' not in entry for entry in entries)
+    return False
 
 
 def forget_old_pid(path: str) -> None:

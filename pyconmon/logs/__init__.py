@@ -143,6 +143,7 @@ class Logs:
 
     def restore(self, held: Mapping[int, tuple[bytes, int]]) -> None:
         """Begin with the unfinished lines that the journal driver of a dead monitor held back."""
+        self.load()
         if self.journal is not None:
             self.journal.restore(held)
 
