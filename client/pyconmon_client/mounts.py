@@ -34,8 +34,9 @@ class Mount:
 
     @classmethod
     def tmpfs(cls, destination: str, *, size: int | str = "64m", mode: str = "1777") -> Mount:
-        """An empty file system in memory of at most `size` bytes (they count as the container's
-        memory).
+        """An empty file system in memory of at most `size` bytes (they count as the container's).
+
+        runc 1.1 gives it the mode of the directory it covers, if there is one, not `mode`.
         """
         options = ("nosuid", "nodev", f"mode={mode}", f"size={check_size('size', size)}")
         return cls("tmpfs", destination, "tmpfs", options)
