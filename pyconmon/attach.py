@@ -44,8 +44,8 @@ MOST_BEHIND = 64 * 1024 * 1024
 FAREWELL = b"\x03pyconmon: this client is more than 64 MiB behind: output is lost, and it is disconnected\n"
 
 # The end: clients that still read get the rest.
-LONGEST_FINISH = 10.0  # seconds, all in all
-LONGEST_STALL = 1.0  # seconds in which no client takes anything
+LONGEST_FINISH = 60.0  # seconds, all in all
+LONGEST_STALL = 10.0  # seconds in which no client takes anything
 
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 ACCEPT_PAUSE = 1.0  # seconds; only where a connection can be neither accepted nor refused

@@ -103,6 +103,9 @@ class Monitor:
             self._open_endpoints()
         except OSError as error:
             self._give_up(describe(error))
+        except Exception as error:  # a fault of ours: the caller must not wait for a word for ever
+            self.diag.exception(error)
+            self._give_up(f"internal error: {type(error).__name__}: {error}".encode())
 
     def _open_endpoints(self) -> None:
         """Sockets and fifos in the bundle; they are there before the caller hears of the container."""
@@ -207,10 +210,14 @@ class Monitor:
 
     def _become_survivable(self, pid: int) -> None:
         """Keep what another monitor needs to go on, should we be killed."""
-        if self.survival is not None:
+        if self.survival is None:
+            return
+        try:
             reader = self.survival.container_created(pid, self.streams.inodes, self.logs)
             if reader is not None and not self.options.terminal:
                 self.streams.read_with(reader)
+        except Exception as error:  # then it cannot be recovered; it is watched all the same
+            self.diag.exception(error)
 
     def resume(self, pid: int, pidfd: int) -> None:
         """Take the place of a dead monitor: the container runs, its streams have been adopted."""
@@ -271,13 +278,12 @@ class Monitor:
             return
         self.phase = DRAINING
         self.code = code
-        if self.survival is not None:
-            self.survival.container_ended(code, self.timed_out)
         self.wind_down()
 
     def wind_down(self) -> None:
         """The end, in the order that callers rely on; each step happens whatever became of the others."""
         for step in (
+            self._note_the_end,
             self._last_look_at_memory,
             self._collect_output,
             self._stop_overdue,
@@ -289,6 +295,10 @@ class Monitor:
             except Exception as error:
                 self.diag.exception(error)
         self._finish(0 if self._classic else self.code if self.code >= 0 else 255)
+
+    def _note_the_end(self) -> None:
+        if self.survival is not None:
+            self.survival.container_ended(self.code, self.timed_out)
 
     def _last_look_at_memory(self) -> None:
         if self._oom is not None:
