@@ -344,10 +344,10 @@ class Monitor:
     def _finish(self, status: int) -> None:
         self.status = status
         self.phase = DONE
+        self.loop.stop()
         self._sync.close()  # before the exit command starts: callers wait for this end
         self.logs.close()
         if self.container is not None:
             self.container.close()
         if self.survival is not None:
             self.survival.reported()
-        self.loop.stop()
