@@ -19,7 +19,7 @@ from pyconmon.survival import STATE_FILE, Survival
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from pyconmon.diag import Diag
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyconmon.process import Process
 
 DEEPEST = 4  # folders below the one given to --recover-under
+TRIES = 3  # of finding a pipe, which may be moved from one descriptor to another meanwhile
 PATIENCE = 30.0  # seconds in which a recovering process should have come to watch its container
 LOST = (
     "the container ended while nobody watched it, and the kernel does not tell its exit status any "
@@ -244,16 +245,41 @@ def _finish_log(logs: Logs, journal: Journal) -> None:
 def _streams(pid: int, inodes: dict[int, int]) -> dict[int, int]:
     """Open our ends of the container's pipes through whoever holds them: stream -> descriptor."""
     found: dict[int, int] = {}
-    for stream, inode in inodes.items():
-        for holder in _candidates(pid, stream, inode):
-            for fd in dict.fromkeys((stream, 1, 2, 0)):
-                opened = _open_pipe(f"/proc/{holder}/fd/{fd}", inode, writing=stream == 0)
+    for _ in range(TRIES):
+        for stream, inode in inodes.items():
+            if stream in found:
+                continue
+            for path in _candidates(pid, stream):
+                opened = _open_pipe(path, inode, writing=stream == 0)
                 if opened >= 0:
                     found[stream] = opened
                     break
-            if stream in found:
-                break
+        if len(found) == len(inodes) or pid < 0:
+            break
     return found
+
+
+def _candidates(pid: int, stream: int) -> Iterator[str]:
+    """Where a stream may be: with the container's first process, or with another one.
+
+    Not only where one expects it: a shell that redirects a command of its own moves its streams away
+    for that time.
+    """
+    if pid > 0:
+        yield f"/proc/{pid}/fd/{stream}"
+        yield from _descriptors(pid)
+    if stream != 0:
+        for name in os.listdir("/proc"):
+            if name.isdigit() and int(name) not in (pid, os.getpid()):
+                yield from _descriptors(int(name))
+
+
+def _descriptors(pid: int) -> list[str]:
+    folder = f"/proc/{pid}/fd"
+    try:
+        return [f"{folder}/{fd}" for fd in os.listdir(folder)]
+    except OSError:
+        return []
 
 
 def _open_pipe(path: str, inode: int, *, writing: bool) -> int:
@@ -271,15 +297,6 @@ def _open_pipe(path: str, inode: int, *, writing: bool) -> int:
     except OSError:
         pass
     return -1
-
-
-def _candidates(pid: int, stream: int, inode: int) -> list[int]:
-    from pyconmon.processes import holders_of
-
-    first = [pid] if pid > 0 else []
-    if stream == 0:
-        return first
-    return first + [other for other in holders_of([inode]) if other != pid]
 
 
 def _write_pid(path: str, diag: Diag) -> None:

@@ -208,7 +208,9 @@ def test_every_cut_point_with_the_systems_journal(
             expected = WRITTEN[stream].splitlines(keepends=True)
             if len(messages) > len(expected):
                 twice += 1
-                at = next(at for at, (a, b) in enumerate(zip(messages, expected, strict=False)) if a != b)
+                at = next(
+                    at for at, (a, b) in enumerate(zip(messages, expected, strict=False)) if a != b
+                )
                 del messages[at]
             assert messages == expected, f"death at step {step}"
         assert twice <= 1
@@ -249,7 +251,9 @@ def test_a_lock_on_a_removed_file_is_none(tmp_path: Path, monkeypatch: pytest.Mo
         Journal(path, create=False)
 
 
-@pytest.mark.parametrize("content", [b"", b"x" * 100, b"\0" * 500000, b"pyconmon journal 2\n" * 30000])
+@pytest.mark.parametrize(
+    "content", [b"", b"x" * 100, b"\0" * 500000, b"pyconmon journal 2\n" * 30000]
+)
 def test_garbage_is_no_journal(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "journal"
     path.write_bytes(content)

@@ -19,7 +19,11 @@ from pyconmon.survival import JOURNAL_FILE, STATE_FILE, _json
 
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=30)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=12,
 )
@@ -34,7 +38,9 @@ def test_the_json_reads_back(value: Any) -> None:
     assert json.loads(text) == json.loads(json.dumps(value))
 
 
-@pytest.mark.parametrize("text", ["\udcff\udc80", "a\0b", "\u2028", '"\\', "\x7f\x1b[31m", "😀", ""])
+@pytest.mark.parametrize(
+    "text", ["\udcff\udc80", "a\0b", "\u2028", '"\\', "\x7f\x1b[31m", "😀", ""]
+)
 def test_the_json_of_odd_texts(text: str) -> None:
     assert json.loads(_json({text: [text, 1.5, None, True]})) == {text: [text, 1.5, None, True]}
 
