@@ -179,8 +179,7 @@ class AttachServer:
     # Clients that come
 
     def _connectable(self, _events: int) -> None:
-        if self._listener is not None:
-            self._accept(self._listener)
+        self.admit()  # all of them: output that is ready in the same turn is for all
 
     def _accept(self, listener: _socket.socket) -> bool:
         """Take one client; False if none was waiting (or none could be taken)."""

@@ -51,6 +51,7 @@ class Streams:
         self._caller: CallerTerminal | None = None
         self._held: list[tuple[int, bytes]] | None = []
         self._held_size = 0
+        self._runtime_speaks = True
         self._head = b""
         self._tail = b""
 
@@ -143,29 +144,45 @@ class Streams:
         return self._attached()
 
     def _flow(self, stream: int, view: memoryview) -> float:
-        if self._held is not None and self._hold(stream, view):
-            return 0.0
+        if self._runtime_speaks:
+            data = bytes(view)
+            if stream == STDERR:
+                self._remember(data)
+            if self._hold(stream, data):
+                return 0.0
+        return self._pass_on(stream, view)
+
+    def _pass_on(self, stream: int, view: memoryview) -> float:
         self._logs.write(stream, view)
         if self._broadcast is not None and self._attached():
             # With a terminal all of the container's output is stream 2; 3 is only the runtime's words.
             return self._broadcast(stream + 1, view)
         return 0.0
 
-    def _hold(self, stream: int, view: memoryview) -> bool:
+    def _remember(self, data: bytes) -> None:
+        """Keep the beginning and the end of what the runtime says, however much it is."""
+        room = HEAD - len(self._head)
+        self._head += data[:room]
+        self._tail = (self._tail + data[room:])[-TAIL:]
+
+    def _hold(self, stream: int, data: bytes) -> bool:
         """Keep what comes while the runtime is at work; say whether it was kept."""
-        data = bytes(view)
-        if stream == STDERR:
-            room = HEAD - len(self._head)
-            self._head += data[:room]
-            self._tail = (self._tail + data[room:])[-TAIL:]
-        if self._held_size + len(data) > MOST_HELD:
-            self.flow()
-            self._held = None
+        if self._held is None:
             return False
-        if self._held is not None:
-            self._held.append((stream, data))
-            self._held_size += len(data)
+        if self._held_size + len(data) > MOST_HELD:
+            self._release()
+            return False
+        self._held.append((stream, data))
+        self._held_size += len(data)
         return True
+
+    def _release(self) -> None:
+        # Callers connect, let the container start, and expect all of its output. A short one has ended
+        # before the loop came to look at the listening socket.
+        self._admit()
+        held, self._held = self._held, None
+        for stream, data in held or ():
+            self._pass_on(stream, memoryview(data))
 
     def messages(self) -> bytes:
         """The runtime's stderr: its beginning and its end."""
@@ -179,12 +196,8 @@ class Streams:
 
     def flow(self) -> None:
         """There is a container: what was held back is its output, and the rest flows."""
-        # Callers connect, let the container start, and expect all of its output. A short one has ended
-        # before the loop came to look at the listening socket.
-        self._admit()
-        held, self._held = self._held, None
-        for stream, data in held or ():
-            self._flow(stream, memoryview(data))
+        self._runtime_speaks = False
+        self._release()
 
     # ---- the end ----
 
