@@ -32,8 +32,11 @@ def write_exit_file(
     """
     path, text = os.path.join(directory, name), b"%d" % code
     try:
-        if owed_since is None or not _is_written(path, text, owed_since - CLOCK_STEP):
-            fds.replace_file(path, text)
+        if owed_since is not None:
+            fds.remove_temporaries(path)
+            if _is_written(path, text, owed_since - CLOCK_STEP):
+                return
+        fds.replace_file(path, text)
     except OSError as error:
         diag.error(f"cannot write the exit file {directory}/{name}: {error.strerror}")
 

@@ -52,6 +52,15 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
         os.close(fd)
 
 
+def remove_temporaries(path: str) -> None:
+    """Remove what a `replace_file` of this path left that was killed half-way. Raises OSError."""
+    directory, name = os.path.split(path)
+    for found in os.listdir(directory or "."):
+        tail = found.removeprefix(name + ".")
+        if tail != found and len(tail) == 8 and not tail.strip("0123456789abcdef"):
+            os.unlink(os.path.join(directory, found))
+
+
 def read_status(path: str) -> bytes:
     """Read a small status file (pid file, exit file); at most 4096 bytes. Raises OSError."""
     # O_NONBLOCK: a FIFO put in its place must not hold the monitor up.

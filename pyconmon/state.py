@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json  # these commands are run rarely, and nobody waits 5 ms for it
 import os
+import select
 
-from pyconmon import linux
+from pyconmon import fds, linux
 from pyconmon.journal import Journal
 from pyconmon.survival import JOURNAL_FILE, STATE_FILE, VERSION
 
@@ -48,16 +49,29 @@ def take(directory: str) -> tuple[dict[str, Any], Journal]:
         journal = Journal(path, create=False)
     except FileNotFoundError:
         state = _read(directory)
-        if linux.start_time(state["monitor_pid"]) == state["monitor_start"]:
+        if _lives(state["monitor_pid"], state["monitor_start"]):
             raise BlockingIOError("the journal is gone, but the monitor lives") from None
         journal = Journal(path, create=True)
     try:
         state = _read(directory)
-        _remove_leftovers(directory)
+        fds.remove_temporaries(os.path.join(directory, STATE_FILE))
     except BaseException:
         journal.close(remove=False)
         raise
     return state, journal
+
+
+def _lives(pid: int, start: int) -> bool:
+    """Say whether this very process has not ended; a zombie has."""
+    pidfd = linux.pidfd_open(pid)
+    if pidfd < 0:
+        return False
+    try:
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        return linux.start_time(pid) == start and not poller.poll(0)
+    finally:
+        os.close(pidfd)
 
 
 def _read(directory: str) -> dict[str, Any]:
@@ -101,13 +115,3 @@ def _checked(state: Any) -> dict[str, Any]:
     if state["container_pid"] <= 0:
         raise ValueError(f"{STATE_FILE} names no process")
     return state
-
-
-def _remove_leftovers(directory: str) -> None:
-    """A monitor that was killed while it replaced the state left the half of a new one."""
-    for name in os.listdir(directory):
-        if name.startswith(STATE_FILE + "."):
-            try:
-                os.unlink(os.path.join(directory, name))
-            except OSError:
-                pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import signal
@@ -111,10 +112,17 @@ def recovered(container: Drive, *options: str) -> Drive:
 
 def watched(container: Drive) -> bool:
     """Somebody has the lock of its journal."""
-    lock = subprocess.run(
-        ["flock", "--nonblock", container.directory / JOURNAL, "true"], capture_output=True
-    )
-    return lock.returncode != 0
+    try:
+        fd = os.open(container.directory / JOURNAL, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 @contextlib.contextmanager
