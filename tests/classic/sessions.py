@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -70,6 +71,7 @@ class Call:
                 pass_fds=pass_fds,
                 **more,
             )
+        self.pidfile: Path | None = None
         self.sync: Wire | None = None
         if ends is not None:
             os.close(ends[1])
@@ -91,6 +93,11 @@ class Call:
     def status(self, seconds: float = PATIENCE) -> int:
         """The monitor's exit status, as soon as it has ended."""
         return self.process.wait(seconds)
+
+    def watches(self) -> bool:
+        """Whether the runtime has gone, and the exec'ed command is the monitor's only child."""
+        assert self.pidfile is not None
+        return children(self.pid) == [int(self.pidfile.read_text())]
 
     def answer(self, seconds: float = PATIENCE) -> bytes:
         """The next line of the sync pipe, b"" at its end."""
@@ -165,7 +172,9 @@ class Container:
         """Start the monitor of a command in the container, its pid file of its own."""
         pidfile = self.owner.home / f"exec-pid{next(_numbers)}"
         words: list[Word] = ["-c", name or self.name, "-r", self.runtime, "-p", pidfile, "-e"]
-        return self.owner.call([*words, *options, *command], **settings)
+        call = self.owner.call([*words, *options, *command], **settings)
+        call.pidfile = pidfile
+        return call
 
     def start(self) -> None:
         self.runtime_does("start", self.name)
@@ -253,6 +262,9 @@ class Containers:
                 except subprocess.TimeoutExpired:
                     pass
             call.close()
+        for pid in noted_pids(self.home):
+            if not gone(pid):
+                os.kill(pid, signal.SIGKILL)
 
 
 _FIND_PIDFILE = '[ "$previous" = --pid-file ] && PF=$word\nprevious=$word'

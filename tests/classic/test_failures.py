@@ -202,9 +202,7 @@ def test_a_runtime_that_says_much(alone: Containers) -> None:
 
 def test_leftovers_that_do_not_want_to_go(alone: Containers) -> None:
     """TERM is ignored, and children are born all the time."""
-    stubborn = (
-        "trap '' TERM INT HUP; echo $$ >'{home}/pid-3'; while :; do (sleep 1000 & sleep 0); done"
-    ).format(home=alone.home)
+    stubborn = f"trap '' TERM INT HUP; echo $$ >'{alone.home}/pid-3'; while :; do (sleep 1000 & sleep 0); done"
     lines = (
         f'/bin/sh -c "{stubborn.replace("$", chr(92) + "$")}" &\n'
         f"while [ ! -s '{alone.home}/pid-3' ]; do :; done\nexit 1"
