@@ -70,6 +70,7 @@ class Monitor:
         self._sync = SyncPipe(-1)
         self._runtime_pid = -1
         self._runtime_status: int | None = None
+        self._early_signals: list[int] = []
         self._oom: OomWatch | None = None
         logs.use_loop(loop)
         self.streams = Streams(options, loop, logs, Reader(), diag)
@@ -137,6 +138,9 @@ class Monitor:
         if status and not self.options.exec:
             self._give_up(self._runtime_said(f"exited with status {status}"))
             return
+        if status == 0 and not self.streams.terminal_ready:
+            self._give_up(NO_TERMINAL)
+            return
         try:
             pid = read_pid(fds.read_status(self.options.container_pidfile or ""))
         except (OSError, ValueError) as error:
@@ -198,6 +202,8 @@ class Monitor:
         self.container.watch()
         if self.phase != RUNNING:  # it has ended already
             return
+        for number in self._early_signals:
+            self.container.send_signal(number)
         self.streams.flow()
         if not self._classic and not self.options.exec:
             self._watch_memory()
@@ -262,6 +268,9 @@ class Monitor:
             self.container.send_signal(number)
         elif self._runtime_pid > 0:
             os.kill(self._runtime_pid, number)
+            # It may shrug it off (runc does), with an exec'ed command at work already.
+            if number not in self._early_signals:
+                self._early_signals.append(number)
 
     def _time_is_up(self) -> None:
         self.reaper.reap()

@@ -44,6 +44,11 @@ class Process:
                 os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)
         _signal.signal(_signal.SIGTERM, _end_at_once)
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # CPython's own way is a traceback
+        # A caller may ignore SIGCHLD (then the kernel keeps no exit status) or block what we live by.
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        _signal.pthread_sigmask(
+            _signal.SIG_UNBLOCK, (*FORWARDED, _signal.SIGCHLD, _signal.SIGWINCH)
+        )
 
     def protect_from_oom(self) -> None:
         """Be the last that the kernel kills; the runtime gets the old score back. Best effort."""
@@ -95,7 +100,7 @@ class Process:
         _signal.pthread_sigmask(_signal.SIG_BLOCK, FORWARDED)
 
     def release_signals(self) -> None:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, FORWARDED)
 
     def take_signals(
         self, loop: Loop, on_child: Callable[[], None], forward: Callable[[int], None]
@@ -165,8 +170,11 @@ def _original_environment() -> dict[str, str]:
     environment = dict(os.environ)
     if environment.get("LC_CTYPE") == "C.UTF-8":
         with open("/proc/self/environ", "rb") as file:
-            if b"\0LC_CTYPE=" not in b"\0" + file.read():
-                del environment["LC_CTYPE"]
+            _, given, value = (b"\0" + file.read()).partition(b"\0LC_CTYPE=")
+        if given:
+            environment["LC_CTYPE"] = os.fsdecode(value.partition(b"\0")[0])
+        else:
+            del environment["LC_CTYPE"]
     return environment
 
 
