@@ -105,7 +105,9 @@ def _begin(session: Container | Exec, script: Script, options: list[str]) -> lis
         call.sync.peek()
         if _failed(call):
             return []
-    return [session.attach() for _ in range(script.clients)]
+    # conmon accepts no client before the runtime has returned, and that waits for the second byte.
+    accepted = script.kind == "create"
+    return [session.attach(accepted=accepted) for _ in range(script.clients)]
 
 
 def _serve(

@@ -59,7 +59,7 @@ def free_scripts(draw: st.DrawFn) -> Script:
         kind=kind,
         api=1 if kind == "exec-attach" else draw(st.sampled_from([0, 1])),
         terminal=terminal,
-        clients=0 if kind == "exec" else draw(st.integers(0, 3)),
+        clients={"create": draw(st.integers(0, 3)), "exec": 0, "exec-attach": 1}[kind],
         own_pid_namespace=False,
     )
 
@@ -83,7 +83,7 @@ def input_scripts(draw: st.DrawFn) -> Script:
         ["sh", "-c", f"{command}; exit {draw(st.integers(0, 9))}"],
         kind=kind,
         stdin=data,
-        clients=draw(st.integers(1, 3)),
+        clients=draw(st.integers(1, 3)) if kind == "create" else 1,
     )
 
 

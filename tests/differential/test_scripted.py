@@ -83,7 +83,7 @@ SCRIPTS = {
     "an exec that is not there, version 0": Script(["/nope"], kind="exec", api=0),
     "an exec that times out": sh("echo a; sleep 100", kind="exec", options=["-T", "1"]),
     "an exec with attach": sh("cat; echo err >&2; exit 7", kind="exec-attach", stdin=b"in\n",
-        clients=2),
+        clients=1),
     "an exec with attach and terminal": sh("read x; echo got $x; exit 2", kind="exec-attach",
         terminal=True, stdin=b"word\n", clients=1),
     "an exec without log": sh("echo hi", kind="exec-attach", log=["none"], clients=1),

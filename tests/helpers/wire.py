@@ -128,6 +128,11 @@ class Client:
         self.packets.append((packet[0], packet[1:]))
         return True
 
+    def read_for(self, seconds: float) -> None:
+        """Takes one packet, if one comes in that time."""
+        if select.select([self.socket], [], [], seconds)[0]:
+            self.read_one()
+
     def read_until(self, needle: bytes, stream: int = 2, seconds: float = 30) -> bytes:
         """Reads on until `needle` has come on the stream; gives that stream so far."""
         deadline = time.monotonic() + seconds

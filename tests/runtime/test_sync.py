@@ -86,7 +86,7 @@ def test_exec_with_attach_goes_step_by_step(harness: Harness) -> None:
     assert call.attach_pipe.line() == b'{"data": 0}\n'
     assert (session.directory / "ctl").is_fifo()
     assert (session.directory / "winsz").is_fifo()
-    client = session.attach()
+    client = session.attach(accepted=False)
     assert call.status() == 0
     assert call.sync.silent()
     assert not session.pidfile.exists(), "the command waits for the second byte"

@@ -111,7 +111,7 @@ def ask(container: Container, client_size: bytes) -> None:
 
     def answered() -> bool:
         client.send(b"\n")
-        client.read_one()
+        client.read_for(0.5)
         return client_size + b"\r\n" in client.stream(2)
 
     wait_until(answered, what=f"the size {client_size!r}")
@@ -247,7 +247,7 @@ def test_an_exec_in_a_container_with_a_terminal(harness: Harness) -> None:
     call.go()
     assert call.attach_pipe
     call.attach_pipe.line()
-    client = session.attach()
+    client = session.attach(accepted=False)
     call.go()
     client.read_to_end()
     assert client.stream(2) == b"ok\r\n"
