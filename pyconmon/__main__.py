@@ -128,11 +128,14 @@ def _create(creation: Creation, logs: Logs, diag: Diag, words: list[str]) -> Mon
 def _make(creation: Creation, logs: Logs, diag: Diag, words: list[str]) -> Monitor:
     from pyconmon.loop import Loop
     from pyconmon.monitor import Monitor
-    from pyconmon.survival import Survival, directory_of
 
     options, process = creation.options, creation.process
-    directory = directory_of(options)
-    survival = None if directory is None else Survival(directory, words, options, process, diag)
+    survival = None
+    if not options.exec and not options.no_recovery:
+        from pyconmon.survival import Survival  # of no use to an exec: 1 ms
+
+        directory = options.persist_dir or options.bundle or ""
+        survival = Survival(directory, words, options, process, diag)
     monitor = Monitor(options, process, Loop(diag.exception), logs, diag, survival)
     process.take_signals(monitor.loop, monitor.reaper.reap, monitor.forward)
     return monitor

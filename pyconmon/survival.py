@@ -28,13 +28,6 @@ JOURNAL_FILE = "pyconmon-journal"
 VERSION = 1
 
 
-def directory_of(options: Options) -> str | None:
-    """Where a container's state lives: its persist dir, else its bundle; None if it has no state."""
-    if options.exec or options.no_recovery:
-        return None
-    return options.persist_dir or options.bundle
-
-
 class Survival:
     """Keeps what another monitor would need. A failure here never takes the container with it.
 
