@@ -163,7 +163,8 @@ def last_act(monitor: Monitor) -> None:
     from pyconmon import linux
 
     linux.set_child_subreaper(False)
-    if monitor.options.exit_command is not None:
+    survival = monitor.survival
+    if monitor.options.exit_command is not None and (survival is None or survival.owes_command):
         from pyconmon.exit_report import run_exit_command
 
         run_exit_command(
@@ -172,12 +173,12 @@ def last_act(monitor: Monitor) -> None:
             process.oom_score,
             process.mask,
             monitor.diag,
-            monitor.survival,
+            survival,
         )
     if endpoints is not None:
         endpoints.remove_link()
-    if monitor.survival is not None:
-        monitor.survival.let_go()
+    if survival is not None:
+        survival.let_go()
 
 
 def _complain(text: str) -> None:

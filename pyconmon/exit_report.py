@@ -19,26 +19,32 @@ if TYPE_CHECKING:
     from pyconmon.survival import Survival
 
 
+TRIES, PAUSE = 3, 0.05  # seconds
 CLOCK_STEP = 20_000_000  # ns; file times are that much behind the clock, at most
 
 
 def write_exit_file(
     directory: str, name: str, code: int, diag: Diag, owed_since: int | None = None
-) -> None:
-    """Write the bare number into `directory`/`name`; a failure is reported and nothing more.
+) -> bool:
+    """Write the bare number into `directory`/`name`; False (and a message) if it cannot be done.
 
     Callers take the file's ctime as the time of the end. So one that a monitor which has died since had
     written already is left alone: with `owed_since` (ns since 1970) it is looked for.
     """
     path, text = os.path.join(directory, name), b"%d" % code
-    try:
-        if owed_since is not None:
-            fds.remove_temporaries(path)
-            if _is_written(path, text, owed_since - CLOCK_STEP):
-                return
-        fds.replace_file(path, text)
-    except OSError as error:
-        diag.error(f"cannot write the exit file {directory}/{name}: {error.strerror}")
+    for left in range(TRIES, 0, -1):
+        try:
+            if owed_since is not None:
+                fds.remove_temporaries(path)
+            if owed_since is None or not _is_written(path, text, owed_since - CLOCK_STEP):
+                fds.replace_file(path, text)
+            return True
+        except OSError as error:
+            if left == 1:
+                diag.error(f"cannot write the exit file {path}: {error.strerror}")
+            else:
+                sleep(PAUSE)  # nothing else is worth as much as this file
+    return False
 
 
 def _is_written(path: str, text: bytes, since: int) -> bool:

@@ -21,6 +21,8 @@ from pyconmon.sync_pipe import SyncPipe, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyconmon.creation import Creation
     from pyconmon.diag import Diag
     from pyconmon.endpoints import Endpoints
@@ -192,13 +194,16 @@ class Monitor:
     # ---- the container runs ----
 
     def _announce(self, pid: int) -> None:
-        """The caller hears of the container, and it is watched from here on."""
+        """The caller hears of the container, and it is watched from here on.
+
+        What the caller has heard of is never lost: our successor can find it before that.
+        """
         self.container = ContainerProcess(self.loop, self.reaper, pid, self._end)
         self.phase = RUNNING
         self.diag.debug(f"container pid {pid}")
+        self._become_survivable(pid)
         if self._key != "exit_code":
             self._sync.send(self._key, pid)
-        self._become_survivable(pid)
         self.container.watch()
         if self.phase != RUNNING:  # it has ended already
             return
@@ -291,19 +296,26 @@ class Monitor:
 
     def wind_down(self) -> None:
         """The end, in the order that callers rely on; each step happens whatever became of the others."""
-        for step in (
+        steps = [
             self._note_the_end,
             self._last_look_at_memory,
             self._collect_output,
             self._stop_overdue,
             self._close,
             self._report,
-        ):
-            try:
-                step()
-            except Exception as error:
-                self.diag.exception(error)
+        ]
+        # What fails is tried once more: by then descriptors and memory have been given back.
+        for step in [step for step in steps if not self._succeeds(step)]:
+            self._succeeds(step)
         self._finish(0 if self._classic else self.code if self.code >= 0 else 255)
+
+    def _succeeds(self, step: Callable[[], None]) -> bool:
+        try:
+            step()
+        except Exception as error:
+            self.diag.exception(error)
+            return False
+        return True
 
     def _note_the_end(self) -> None:
         if self.survival is not None:
@@ -338,13 +350,18 @@ class Monitor:
         from pyconmon.exit_report import write_exit_file
 
         options = self.options
-        since = self.survival.owed_since if self.survival is not None else None
+        places = []
         if self._classic and not options.exec:
-            write_exit_file(options.bundle or "", "exit", self.code, self.diag, since)
+            places.append((options.bundle or "", "exit"))
         if options.persist_dir is not None:
-            write_exit_file(options.persist_dir, "exit", self.code, self.diag, since)
+            places.append((options.persist_dir, "exit"))
         if options.exit_dir is not None:
-            write_exit_file(options.exit_dir, options.cid or "", self.code, self.diag, since)
+            places.append((options.exit_dir, options.cid or ""))
+        for directory, name in places:
+            since = self.survival.owed_since if self.survival is not None else None
+            written = write_exit_file(directory, name, self.code, self.diag, since)
+            if not written and self.survival is not None:
+                self.survival.unwritten.append(f"{directory}/{name}")
         if options.exec:
             self._sync.send(self._key, self.code, TIMED_OUT if self.timed_out else b"")
         if self.endpoints is not None:

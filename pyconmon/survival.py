@@ -50,7 +50,8 @@ class Survival:
             "environment": [f"{name}={value}" for name, value in process.environment.items()],
             "oom_score": (process.oom_score or b"").decode("ascii", "replace").strip(),
         }
-        self._owes_command = options.exit_command is not None
+        self.unwritten: list[str] = []  # exit files that could not be written
+        self.owes_command = options.exit_command is not None
         self._journal: Journal | None = None
         self._diag = diag
 
@@ -74,6 +75,8 @@ class Survival:
         self.state.update(state)
         ended = state.get("ended")
         self.owed_since = ended if isinstance(ended, int) else None
+        if state.get("command_ran") is True:
+            self.owes_command = False
         return self._use(journal, logs)
 
     def _use(self, journal: Journal, logs: Logs) -> Reader:
@@ -96,15 +99,25 @@ class Survival:
         """All files are written; what may be left is the exit command."""
         if self._journal is None:
             return
-        if self._owes_command:
-            self.state["phase"] = "reported"
-            self._save()
+        if self.owes_command:
+            if not self.unwritten:
+                self.state["phase"] = "reported"
+                self._save()
         else:
             self.over()
 
     def over(self) -> None:
-        """Nothing is owed any more. Where something was lost the state file stays and tells it."""
+        """Nothing is owed any more. Where something was lost the state file stays and tells it.
+
+        Exit files that could not be written are still owed: `--recover` tries again.
+        """
         if self._journal is None:
+            return
+        if self.unwritten:
+            reason = "could not be written: " + ", ".join(self.unwritten)
+            self.state.update(phase="ended", reason=reason, command_ran=True)
+            self._save()
+            self.let_go()
             return
         if not self._journal.has_name():
             # Somebody has taken the folder away; what is there now may be a later container's.
