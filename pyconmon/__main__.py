@@ -95,11 +95,16 @@ def watch(options: Options, process: Process, logs: Logs, diag: Diag, words: lis
     except (ValueError, OSError) as error:
         diag.error(str(error))
         return 1
-    monitor = _create(creation, logs, diag, words)
-    if logs.passthrough:
-        process.leave_streams()
-        diag.mute_stderr()
-    monitor.begin(creation)
+    try:
+        monitor = _create(creation, logs, diag, words)
+        if logs.passthrough:
+            process.leave_streams()
+            diag.mute_stderr()
+        monitor.begin(creation)
+    except Exception as error:  # no memory, no descriptors: nobody may wait for a word for ever
+        diag.exception(error)
+        creation.abandon(error)
+        return 1
     return serve(monitor)
 
 
@@ -155,14 +160,17 @@ def last_act(monitor: Monitor) -> None:
     """What comes after all reports: the exit command, then the attach link goes."""
     endpoints, process = monitor.endpoints, monitor.process
     process.stop_taking_signals()
-    if endpoints is not None and endpoints.lingering and os.fork() == 0:
-        # Clients that lag get the rest from a process of their own: they must not hold up the end.
-        while endpoints.lingering:
-            monitor.loop.run()
-        os._exit(0)
-    from pyconmon import linux
+    try:
+        if endpoints is not None and endpoints.lingering and os.fork() == 0:
+            # Clients that lag get the rest from a process of their own: they must not hold up the end.
+            while endpoints.lingering:
+                monitor.loop.run()
+            os._exit(0)
+        from pyconmon import linux
 
-    linux.set_child_subreaper(False)
+        linux.set_child_subreaper(False)
+    except Exception as error:
+        monitor.diag.exception(error)
     survival = monitor.survival
     if monitor.options.exit_command is not None and (survival is None or survival.owes_command):
         from pyconmon.exit_report import run_exit_command

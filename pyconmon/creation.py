@@ -104,6 +104,19 @@ class Creation:
             for fd in set(self._theirs):
                 os.close(fd)
 
+    def abandon(self, error: Exception) -> None:
+        """No monitor can be had: tell the caller, and leave nothing of what was begun."""
+        from pyconmon import processes
+        from pyconmon.reaper import Reaper
+        from pyconmon.sync_pipe import SyncPipe
+
+        options = self.options
+        if options.dialect == "modern":
+            key = "data" if options.api_version else "exit_code" if options.exec else "pid"
+            text = f"the monitor could not be started: {error or type(error).__name__}"
+            SyncPipe(self.sync_fd).send(key, -1, text.encode("utf-8", "surrogateescape"))
+        processes.kill_children(Reaper())
+
 
 def has_own_pid_namespace(bundle: str) -> bool:
     """Say whether all of a container's processes end with its first one.

@@ -1,0 +1,1 @@
+"""Failing each system call of a monitor in turn; see __main__.py."""
