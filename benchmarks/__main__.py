@@ -22,8 +22,8 @@ from benchmarks.cases import CASES
 
 ABOUT = """\
 Measures C conmon and pyconmon in turn on the same bundles under runc. CPU is the monitor's own
-user and system time as the kernel counts it, without runtime and container. Left out: disks (logs
-go to a tmpfs), networks, real journald (a sink stands in), other runtimes than runc, terminals."""
+user and system time as the kernel counts it, without runtime and container. Left out: waiting for
+disks, networks, real journald (a sink stands in), other runtimes than runc, terminals."""
 
 
 def main(argv: list[str]) -> int:

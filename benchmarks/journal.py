@@ -1,4 +1,4 @@
-"""Stands where journald stands: counts entries and throws them away, so that the sender is measured.
+"""Stands where journald stands: counts what comes and throws it away, so that the sender is measured.
 
 Only in a mount namespace of the harness's own (see workspace.py): the directory of the real journal is
 covered by a tmpfs there.
@@ -33,8 +33,8 @@ class JournalSink:
         return bool(os.environ.get(INSIDE)) and Path("/run/systemd").is_dir()
 
     @property
-    def entries(self) -> int:
-        """How many entries have come since the start."""
+    def received(self) -> int:
+        """How many bytes of messages have come since the start."""
         return int(self._count.value)
 
     def start(self) -> None:
@@ -46,7 +46,7 @@ class JournalSink:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sink:
             sink.bind(f"{JOURNAL}/socket")
             self._process = self._fork.Process(
-                target=_count_entries, args=(sink, self._count), daemon=True
+                target=_count_bytes, args=(sink, self._count), daemon=True
             )
             self._process.start()
 
@@ -65,11 +65,14 @@ class JournalSink:
                 JOURNAL.rmdir()
 
 
-def _count_entries(sink: socket.socket, count: Any) -> None:
+def _count_bytes(sink: socket.socket, count: Any) -> None:
     room = bytearray(1 << 18)
     total = 0
     while True:
-        # A large entry comes as a descriptor in a datagram without data; it is not taken, so it goes.
         sink.recv_into(room)
-        total += 1
+        # The first field, either `MESSAGE=text\n` or `MESSAGE\n`, a length of eight bytes, the text.
+        if room[7] == 10:
+            total += int.from_bytes(room[8:16], "little")
+        else:
+            total += room.index(b"\n") - 8
         count.value = total

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import tempfile
 from pathlib import Path
 
 
@@ -19,6 +20,7 @@ def describe() -> dict[str, str]:
         "cgroups": "v2" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "v1",
         "python": platform.python_version(),
         "runc": first_line(["runc", "--version"]),
+        "logs on": _file_system(tempfile.gettempdir()),
         "load at start": " ".join(f"{value:.2f}" for value in os.getloadavg()),
     }
 
@@ -37,6 +39,11 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def _file_system(directory: str) -> str:
+    command = ["stat", "-f", "-c", "%T", directory]
+    return {"ext2/ext3": "ext4"}.get(kind := first_line(command), kind)
 
 
 def _memory() -> str:

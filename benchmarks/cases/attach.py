@@ -26,7 +26,7 @@ def relay(bench: Bench) -> None:
 
 
 def _relay_once(bench: Bench, monitor: str, clients: int, total: int) -> tuple[float, float]:
-    payload = writer(bench, "100-byte lines", total)
+    payload, expected = writer(bench, "100-byte lines", total)
     bundle = bench.space.bundle(["/bin/sh", "-c", f"{payload}; exec sleep 9999"])
     fork = multiprocessing.get_context("fork")
     counts = [fork.Value("q", 0, lock=False) for _ in range(clients)]
@@ -43,7 +43,6 @@ def _relay_once(bench: Bench, monitor: str, clients: int, total: int) -> tuple[f
         begin = time.perf_counter()
         container.start()
         container.wait_program("sleep")
-        expected = _size_written(payload, bench)
         wait_for(lambda: all(c.value >= expected for c in counts), "all clients to have it all")
         wall = time.perf_counter() - begin
         settle(container.monitor_pid)
@@ -51,13 +50,6 @@ def _relay_once(bench: Bench, monitor: str, clients: int, total: int) -> tuple[f
     if any(count.value != expected for count in counts):
         raise BenchError(f"{monitor}: a client got {[c.value for c in counts]} of {expected} bytes")
     return cpu, wall
-
-
-def _size_written(payload: str, bench: Bench) -> int:
-    words = payload.split()
-    times = int(words[words.index("$(seq") + 1].rstrip(");"))
-    blob = next(word for word in words if word.startswith("if=/"))[4:]
-    return times * (bench.space.rootfs / blob).stat().st_size
 
 
 def _read_all(client: socket.socket, count: object) -> None:

@@ -92,7 +92,7 @@ def relay_once(
     sink: JournalSink | None = None,
 ) -> tuple[float, float, float]:
     """One container that writes `total` bytes: CPU (s), wall time (s), peak RSS over idle (MB)."""
-    payload = writer(bench, shape, total // 2 if both else total)
+    payload, written = writer(bench, shape, total // 2 if both else total)
     script = f"{payload} >&2 & {payload}; wait" if both else payload
     bundle = bench.space.bundle(["/bin/sh", "-c", f"{script}; exec sleep 9999"])
     with ExitStack() as stack:
@@ -104,27 +104,28 @@ def relay_once(
         idle = kernel.memory(container.monitor_pid)["rss"]
         kernel.reset_peak(container.monitor_pid)
         cpu = kernel.cpu_seconds(container.monitor_pid)
-        # Entries hold 8192 bytes at most; the last one may wait for the end of its line.
-        entries = total // min(len(SHAPES[shape]), 8192) - 1 + (sink.entries if sink else 0)
+        # The last entry may wait for the end of its line.
+        received = written - 8192 + (sink.received if sink else 0)
         begin = time.perf_counter()
         container.start()
         container.wait_program("sleep")
         wait_for(lambda: not any(kernel.unread(pipe) for pipe in pipes), "empty pipes")
         wall = time.perf_counter() - begin
-        wait_for(lambda: sink is None or sink.entries >= entries, "all entries of the journal")
+        wait_for(lambda: sink is None or sink.received >= received, "the journal's entries")
         settle(container.monitor_pid)
         cpu = kernel.cpu_seconds(container.monitor_pid) - cpu
         peak = max(0, kernel.peak_rss(container.monitor_pid) - idle) / MEGABYTE
     return cpu, wall, peak
 
 
-def writer(bench: Bench, shape: str, total: int) -> str:
-    """Shell words for a container that writes `total` bytes of that shape to its stdout."""
+def writer(bench: Bench, shape: str, total: int) -> tuple[str, int]:
+    """Shell words for a container that writes about `total` bytes of that shape; how many exactly."""
     pattern = SHAPES[shape]
-    size = min(total, BLOB)
+    times = -(-total // BLOB)
+    size = max(1, total // times // len(pattern)) * len(pattern)
     blob = bench.space.blob(f"blob-{len(pattern)}-{size}", pattern, size)
-    times = max(1, round(total / size))
-    return f"{{ for i in $(seq {times}); do dd if={blob} bs=65536 2>/dev/null; done; }}"
+    words = f"{{ for i in $(seq {times}); do dd if={blob} bs=65536 2>/dev/null; done; }}"
+    return words, times * size
 
 
 def settle(pid: int) -> None:
