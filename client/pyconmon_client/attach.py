@@ -24,7 +24,7 @@ from .errors import AttachError, NotRunningError, WaitTimeout
 # Monitors read input packets with a buffer of this size; the kernel would cut the rest off.
 LARGEST_INPUT = 32768
 _LARGEST_OUTPUT = 1 << 16
-_CONNECT_LIMIT = 0.8  # seconds, so that a call is over within one
+_CONNECT_LIMIT = 0.5  # seconds, so that a call is over within one
 
 _STREAMS = {2: "stdout", 3: "stderr"}
 

@@ -15,7 +15,7 @@ import stat
 from .deadline import Deadline
 from .errors import AttachError, InvalidArgumentError, NotRunningError
 
-_LIMIT = 0.8  # seconds, so that a call is over within one
+_LIMIT = 0.5  # seconds, so that a call is over within one
 
 # Monitors take 0 to 1000; 0 means that the program can't know.
 LARGEST = 1000

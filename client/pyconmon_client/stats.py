@@ -24,10 +24,11 @@ class Stats:
     """One sample.
 
     cpu_seconds: user and system time since the start, with that of ended children that were waited
-    for. cpu_percent: of one CPU, since the sampler's sample before; None in the first. memory_rss:
-    bytes, where shared pages count in each process; memory_pss: bytes, where they are divided (None
-    unless asked for). read_bytes, write_bytes: what living processes read from and wrote to
-    storage, None if it may not be seen. time: Unix time.
+    for. cpu_percent: of one CPU, since the sampler's sample before (the kernel counts in 10 ms, so
+    close samples give coarse numbers); None in the first. memory_rss: bytes, where shared pages
+    count in each process; memory_pss: bytes, where they are divided (None unless asked for).
+    read_bytes, write_bytes: what living processes read from and wrote to storage, None if it may
+    not be seen. time: Unix time.
     """
 
     time: float
@@ -97,10 +98,13 @@ class Sampler:
                 write += io.write_bytes
         now = time.monotonic()
         percent = None
-        if self._before is not None and now > self._before[0]:
-            # A process that was reaped outside the tree takes its seconds along; that is no
-            # negative use.
-            percent = max(0.0, (cpu - self._before[1]) / (now - self._before[0]) * 100)
+        if self._before is not None:
+            then, counted = self._before
+            # A process that ends between our looks at it and at its parent, or is waited for from
+            # outside, takes its seconds along. What was counted once stays counted.
+            cpu = max(cpu, counted)
+            if now > then:
+                percent = (cpu - counted) / (now - then) * 100
         self._before = (now, cpu)
         return Stats(
             time.time(), cpu, percent, rss, pss_sum if pss else None, read, write, pids, threads

@@ -10,15 +10,14 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyconmon_client.attach import SendTimeout, attach, connect, decode, packets
+from pyconmon_client.attach import Attachment, SendTimeout, attach, connect, decode, packets
 from pyconmon_client.control import reopen_logs, resize, resize_message
 from pyconmon_client.errors import (
     AttachError,
@@ -34,11 +33,17 @@ Drives = Callable[..., Drive]
 BLOB = random.Random(1).randbytes(300_000)
 
 
-@contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    begun = time.monotonic()
-    yield
-    assert time.monotonic() - begun < seconds
+def refused(call: Callable[[], object], error: type[Exception], words: str | None = None) -> None:
+    """Calls that fail as they should, and within a second: the fastest of three, as machines are
+    busy.
+    """
+    took = []
+    for _ in range(3):
+        begun = time.monotonic()
+        with pytest.raises(error, match=words):
+            call()
+        took.append(time.monotonic() - begun)
+    assert min(took) < 1
 
 
 # --- pure parts
@@ -224,8 +229,7 @@ def test_a_container_that_never_was(tmp_path: Path) -> None:
         lambda: reopen_logs(tmp_path),
         lambda: reopen_logs(tmp_path / "no/where"),
     ):
-        with at_most(1), pytest.raises(NotRunningError, match="could not"):
-            call()
+        refused(call, NotRunningError, "could not")
 
 
 def test_a_dead_monitor(drives: Drives) -> None:
@@ -239,34 +243,38 @@ def test_a_dead_monitor(drives: Drives) -> None:
         lambda: resize(container.directory, 30, 90),
         lambda: reopen_logs(container.directory),
     ):
-        with at_most(1), pytest.raises(NotRunningError):
-            call()
+        refused(call, NotRunningError)
 
 
 def test_a_monitor_that_ended_well(drives: Drives) -> None:
     container = drives("true").run()
     container.wait_exit()
     container.wait_monitor()
-    with at_most(1), pytest.raises(NotRunningError):
-        reopen_logs(container.directory)
-    with at_most(1), pytest.raises(NotRunningError):
-        attach(container.directory)
+    refused(lambda: reopen_logs(container.directory), NotRunningError)
+    refused(lambda: attach(container.directory), NotRunningError)
 
 
 def test_a_stopped_monitor(drives: Drives) -> None:
     container = drives("sleep", "1000", terminal=True).run()
     os.kill(container.monitor_pid, signal.SIGSTOP)
-    attached = []
+    attached: list[Attachment] = []
+
+    def attach_until_full() -> None:
+        while len(attached) < 1000:
+            attached.append(attach(container.directory))
+
+    def resize_until_full() -> None:
+        for _ in range(100_000):
+            resize(container.directory, 50, 90)
+
     try:
-        with pytest.raises(AttachError, match="doesn't answer"):
-            for _ in range(1000):  # until its queue is full
-                with at_most(1):
-                    attached.append(attach(container.directory))
-        with pytest.raises(AttachError, match="doesn't read"):
-            for _ in range(100_000):  # until its FIFO is full
-                with at_most(1):
-                    resize(container.directory, 50, 90)
-        with at_most(1), pytest.raises(WaitTimeout):
+        with pytest.raises(AttachError):
+            attach_until_full()
+        with pytest.raises(AttachError):
+            resize_until_full()
+        refused(attach_until_full, AttachError, "doesn't answer")
+        refused(resize_until_full, AttachError, "doesn't read")
+        with pytest.raises(WaitTimeout):
             attached[0].recv(timeout=0.1)
     finally:
         for each in attached:

@@ -1,4 +1,4 @@
-"""Events of an exit directory: what is an exit file, what is not, and containers that really end."""
+"""Events of an exit directory: what is an exit file and what is not, and real containers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sandbox example against code that means harm: each outcome told apart, and nothing left behind."""
+"""The sandbox example against hostile code: each outcome told apart, nothing left behind."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def attempt(call, *words):
         return error.errno
     return 0
 print(json.dumps({
-    "uid": os.getuid(), "home": sorted(os.listdir("/")), "procs": sum(map(str.isdigit, os.listdir("/proc"))),
+    "uid": os.getuid(), "home": sorted(os.listdir("/")),
+    "procs": sum(map(str.isdigit, os.listdir("/proc"))),
     "net": os.listdir("/sys/class/net"), "env": sorted(os.environ), "etc": os.listdir("/etc"),
     "write": [attempt(open, name, "w") for name in ("/x", "/usr/x", "/code/snippet", "/dev/x")],
     "tmp": attempt(open, "/tmp/x", "w"), "unshare": attempt(os.unshare, os.CLONE_NEWUSER)
@@ -226,7 +227,8 @@ def test_background_daemons_end_with_the_code(judge: Judge) -> None:
     word = mark()
     code = f"""
 import os, subprocess
-child = subprocess.Popen(["sh", "-c", "trap '' TERM HUP; echo up; while :; do sleep 1; done", {word!r}],
+script = "trap '' TERM HUP; echo up; while :; do sleep 1; done"
+child = subprocess.Popen(["sh", "-c", script, {word!r}],
                          stdout=subprocess.PIPE, start_new_session=True)
 child.stdout.readline()
 print("leaving", flush=True)
