@@ -88,14 +88,14 @@ def watch(options: Options, process: Process, logs: Logs, diag: Diag, words: lis
     creation = Creation(options, process, not daemon or logs.passthrough)
     try:
         creation.adopt_pipes(start_pipe)
-        if not creation.passthrough:
-            process.leave_streams()
-            diag.mute_stderr()
-        process.become_parent_of_orphans(new_session=daemon)
     except (ValueError, OSError) as error:
         diag.error(str(error))
         return 1
     try:
+        if not creation.passthrough:
+            process.leave_streams()
+            diag.mute_stderr()
+        process.become_parent_of_orphans(new_session=daemon)
         monitor = _create(creation, logs, diag, words)
         if logs.passthrough:
             process.leave_streams()

@@ -43,13 +43,21 @@ class ContainerProcess:
             self.pidfd = linux.pidfd_open(self.pid)
         self._reaper.watch(self.pid, lambda status: self._end(exit_status(status)))
         self._reaper.all_known()
-        if ours or self._on_end is None:
+        if self._on_end is None:
+            return
+        if ours:
+            if self.pidfd >= 0:  # besides SIGCHLD, so that one which got lost costs nothing
+                self._loop.watch(self.pidfd, READABLE, lambda revents: self._own_ended())
             return
         # Somebody else's child (an odd runtime, or our predecessor's): the pidfd tells when it ends.
         if self.pidfd < 0:
             self._end(UNKNOWN)
         else:
             self._loop.watch(self.pidfd, READABLE, lambda revents: self._foreign_ended())
+
+    def _own_ended(self) -> None:
+        self._loop.forget(self.pidfd)
+        self._reaper.reap()
 
     def _foreign_ended(self) -> None:
         """The kernel tells the status of another's child while it is a zombie, or once it is reaped."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import _signal
 import os
 
-from pyconmon import fds
+from pyconmon import fds, linux
 from pyconmon.container import ContainerProcess
 from pyconmon.fds import describe
+from pyconmon.loop import READABLE
 from pyconmon.reaper import UNKNOWN, Reaper, exit_status
 from pyconmon.runtime import read_pid
 from pyconmon.stdio import Reader
@@ -71,6 +72,7 @@ class Monitor:
         self._key = "data" if options.api_version else "exit_code" if options.exec else "pid"
         self._sync = SyncPipe(-1)
         self._runtime_pid = -1
+        self._runtime_fd = -1
         self._runtime_status: int | None = None
         self._early_signals: list[int] = []
         self._oom: OomWatch | None = None
@@ -103,6 +105,9 @@ class Monitor:
             if creation.error is not None:
                 raise creation.error
             self.reaper.watch(self._runtime_pid, self._runtime_ended)
+            self._runtime_fd = linux.pidfd_open(self._runtime_pid)
+            if self._runtime_fd >= 0:  # besides SIGCHLD, so that one which got lost costs nothing
+                self.loop.watch(self._runtime_fd, READABLE, lambda revents: self._look_for_end())
             self._open_endpoints()
         except OSError as error:
             self._give_up(describe(error))
@@ -122,7 +127,16 @@ class Monitor:
 
     # ---- the runtime has returned ----
 
+    def _look_for_end(self) -> None:
+        self._forget_runtime_fd()
+        self.reaper.reap()
+
+    def _forget_runtime_fd(self) -> None:
+        self.loop.forget(self._runtime_fd)
+        self._runtime_fd = fds.close(self._runtime_fd)
+
     def _runtime_ended(self, wait_status: int) -> None:
+        self._forget_runtime_fd()
         self._runtime_pid = -1
         self._runtime_status = exit_status(wait_status)
         self.streams.serve_pending_terminal()
@@ -181,6 +195,7 @@ class Monitor:
         if self.endpoints is not None:
             self.endpoints.close()
         self.streams.close()
+        self._forget_runtime_fd()
         self._end_leftovers()
         self._finish(1)
 

@@ -53,6 +53,7 @@ class Survival:
         self.unwritten: list[str] = []  # exit files that could not be written
         self.owes_command = options.exit_command is not None
         self._journal: Journal | None = None
+        self._saved: tuple[int, int] | None = None  # which file our state is in
         self._diag = diag
 
     def container_created(self, pid: int, inodes: dict[int, int], logs: Logs) -> Reader | None:
@@ -119,20 +120,16 @@ class Survival:
             self._save()
             self.let_go()
             return
-        if not self._journal.has_name():
-            # Somebody has taken the folder away; what is there now may be a later container's.
-            self.let_go()
-        elif self.lost is None:
+        if self.lost is not None:
+            self.state.update(phase="lost", reason=self.lost)
+            self._save()
+        elif self._saved == self._present():
             try:
                 os.unlink(os.path.join(self.directory, STATE_FILE))
             except OSError:
                 pass
-        else:
-            self.state.update(phase="lost", reason=self.lost)
-            self._save()
-        if self._journal is not None:
-            self._journal.close(remove=True)
-            self._journal = None
+        self._journal.close(remove=self._journal.has_name())
+        self._journal = None
 
     @property
     def lock(self) -> int:
@@ -145,10 +142,21 @@ class Survival:
             self._journal.close(remove=False)
             self._journal = None
 
+    def _present(self) -> tuple[int, int] | None:
+        """Which file is the state file now."""
+        try:
+            status = os.lstat(os.path.join(self.directory, STATE_FILE))
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
     def _save(self) -> None:
+        if self._saved is not None and self._saved != self._present():
+            return  # somebody has cleared up; what is there now may be a later container's
         try:
             data = _json(self.state).encode("ascii") + b"\n"
             fds.replace_file(os.path.join(self.directory, STATE_FILE), data, 0o600)
+            self._saved = self._present()
         except OSError as error:
             self._diag.warn(f"cannot keep {self.directory}/{STATE_FILE}: {error.strerror}")
 

@@ -30,7 +30,7 @@ class K8sFile:
     """One open log file. Sizes are in bytes; a limit <= 0 is none."""
 
     __slots__ = (
-        "_fd", "_global_max", "_inode", "_keep", "_limited", "_regular", "_size",
+        "_fd", "_global_max", "_inode", "_keep", "_limited", "_linked", "_regular", "_size",
         "_size_max", "_stamp", "_stuck", "_torn", "_total", "_trouble", "path",
     )  # fmt: skip
 
@@ -55,6 +55,7 @@ class K8sFile:
         self._trouble = Trouble(diag, f"log {path}", "output is lost until it can be written again")
         self._stuck = Trouble(diag, f"log {path} cannot be replaced", "it grows beyond its limit")
         self._torn = False
+        self._linked = rotation.is_link(path)
         self._fd = -1
         self._adopt(opening.open_log(path) if fd < 0 else fd)
         self._total = self._size
@@ -184,7 +185,7 @@ class K8sFile:
             if self._keep > 0:
                 fd = rotation.rotate(self.path, self._fd, self._keep)
             else:
-                fd = rotation.replace(self.path, self._fd)
+                fd = rotation.replace(self.path, self._fd, self._linked)
         except OSError as error:
             self._stuck.failed(error, 0)
             return False

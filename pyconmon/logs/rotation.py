@@ -8,7 +8,8 @@ again, which is how the kubelet rotates.
 
 The path given to us may be a symlink, names that we make up are never followed: they are created
 with O_EXCL after removing what a crash has left there. A log reached through a symlink is emptied
-in place and never rotated: a rename would put the file where the link is.
+in place and never rotated: a rename would put the file where the link is. A link that somebody puts
+there later is not followed but replaced: it could lead anywhere.
 
 All functions take and return descriptors without closing any, and raise OSError.
 """
@@ -43,15 +44,24 @@ def ends_torn(path: str, size: int) -> bool:
         os.close(fd)
 
 
-def replace(path: str, fd: int) -> int:
-    """A fresh file at `path`; `fd` is the present one. Returns the new descriptor."""
+def is_link(path: str) -> bool:
+    """Whether the log is reached through a symlink: to be asked when it is opened."""
+    return os.path.islink(path)
+
+
+def replace(path: str, fd: int, linked: bool = False) -> int:
+    """A fresh file at `path`; `fd` is the present one. Returns the new descriptor.
+
+    `linked`: the path was a link from the beginning.
+    """
     present = _look(path)
     if present is None:
         return os.open(path, CREATE, MODE)
-    if present.st_mode & 0o170000 == 0o120000:
-        # A link: what it points to is emptied, or created if it has been moved away.
+    link = present.st_mode & 0o170000 == 0o120000
+    if link and linked:
+        # What it points to is emptied, or created if it has been moved away.
         return os.open(path, FLAGS | os.O_CREAT | os.O_TRUNC, MODE)
-    if not is_regular(present):
+    if not link and not is_regular(present):
         return open_log(path)
     try:
         new = _create(path + ".tmp")
