@@ -187,7 +187,10 @@ def test_paths_longer_than_a_socket_address(drives: Drives, tmp_path: Path) -> N
 
 
 def test_resizing_a_terminal(drives: Drives) -> None:
-    script = "stty size; trap 'stty size' WINCH; echo ready; while read x; do :; done"
+    script = """
+        while [ "$(stty size)" != "33 77" ]; do usleep 2000; done; echo ready
+        while [ "$(stty size)" != "44 132" ]; do usleep 2000; done; echo changed
+    """
     container = drives("sh", "-c", script, terminal=True, stdin=True).create()
     with attach(container.directory) as attachment:
         attachment.resize(33, 77)
@@ -203,7 +206,7 @@ def test_resizing_a_terminal(drives: Drives) -> None:
 
         see(b"ready\r\n")
         attachment.resize(44, 132)
-        see(b"44 132\r\n")
+        see(b"changed\r\n")
 
 
 def test_reopening_the_log(drives: Drives) -> None:

