@@ -58,15 +58,13 @@ def main(argv: list[str]) -> int:
     print(bench.results.text_table())
     for line in bench.results.left_out:
         print(f"left out: {line}")
-    whole = about["kind"] == "full" and not options.only and not failed
-    folder = options.output or Path("docs/benchmarks" if whole else "build/benchmarks")
+    publish = options.publish or (
+        about["kind"] == "full" and not options.only and not options.output and not failed
+    )
+    folder = options.output or Path("docs/benchmarks" if publish else "build/benchmarks")
     for path in report.write(bench.results, about, folder):
         print(f"wrote {path}")
-    if (
-        whole
-        and not options.output
-        and report.write_page(bench.results, about, Path("docs/performance.md"))
-    ):
+    if publish and report.write_page(bench.results, about, Path("docs/performance.md")):
         print("wrote the table in docs/performance.md")
     return 1 if failed else 0
 
@@ -89,6 +87,11 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--conmon", action="append", help="a C conmon (repeatable)")
     parser.add_argument("--monitor", default=_default_monitor(), help="the pyconmon to measure")
     parser.add_argument("--output", type=Path, help="folder for results.json and plots")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="put this run into docs/, which a full one does anyway",
+    )
     options = parser.parse_args(argv)
     options.conmon = options.conmon or ["/usr/bin/conmon"]
     return options

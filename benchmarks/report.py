@@ -37,7 +37,7 @@ def section(results: Results, about: dict[str, Any]) -> str:
     machine = "; ".join(f"{key} {value}" for key, value in about["machine"].items())
     monitors = "; ".join(f"{name}: {found['version']}" for name, found in about["monitors"].items())
     lines = [
-        f"Run of {about['date']}, {about['seconds']:.0f} s.",
+        f"A {about['kind']} run of {about['date']}, {about['seconds']:.0f} s.",
         f"Machine: {machine}.",
         f"Monitors: {monitors}.",
         "",
