@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import time
 
 import pytest
 
@@ -97,6 +99,21 @@ def test_terminated_while_the_container_is_being_created(harness: Harness) -> No
     wait_until(lambda: gone(runtime), what="the runtime's end")
     container.wait_monitor_gone()
     assert not container.exit_file.exists()
+
+
+@target("conmon passes it to the runtime, and runc shrugs it off")
+def test_terminated_at_any_moment(harness: Harness) -> None:
+    """Whether the runtime is at work, the container waits or runs: neither is left behind."""
+    for milliseconds in range(0, 64, 8):
+        container = harness.container(["sleep", "1000"], edit=no_pid_namespace)
+        call = container.create()
+        assert call.status() == 0
+        time.sleep(milliseconds / 1000)  # a spread of moments, not a wait for something
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(container.monitor_pid(), signal.SIGTERM)
+        call.sync.rest()
+        container.wait_monitor_gone()
+        assert container.state() in ("", "stopped"), milliseconds
 
 
 def test_the_runtime_dies_with_the_monitor(harness: Harness) -> None:

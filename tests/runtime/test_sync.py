@@ -129,10 +129,8 @@ def test_exec_timeout(harness: Harness, api: int) -> None:
     assert session.log.text() == "before\n"
 
 
-@both_apis
-def test_create_timeout_ends_the_pipe(harness: Harness, api: int) -> None:
+def test_create_timeout_ends_the_pipe(harness: Harness) -> None:
     container = harness.container(SLEEP)
-    container.api = api
     pid = container.run("-T", "1")
     assert container.call
     assert container.call.sync.rest() == b""

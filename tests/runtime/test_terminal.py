@@ -14,12 +14,15 @@ from tests.helpers.waiting import wait_until
 ASK_SIZE = "while read x; do stty size; done"
 
 
-def sized(harness: Harness, *options: str) -> Container:
-    """A container that says the size of its terminal for each line of input."""
+def sized(harness: Harness) -> Container:
+    """A container that says the size of its terminal for each line of input.
+
+    Without -i: with it, conmon takes no more input once a client has left.
+    """
     container = harness.container(
         ["sh", "-c", f"stty -echo; echo ready; {ASK_SIZE}"], terminal=True
     )
-    container.run("-i", *options)
+    container.run()
     return container
 
 
