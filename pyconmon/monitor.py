@@ -15,7 +15,7 @@ from pyconmon.container import ContainerProcess
 from pyconmon.fds import describe
 from pyconmon.loop import READABLE
 from pyconmon.reaper import UNKNOWN, Reaper, exit_status
-from pyconmon.runtime import read_pid
+from pyconmon.runtime import no_pid, read_pid
 from pyconmon.stdio import Reader
 from pyconmon.streams import Streams
 from pyconmon.sync_pipe import SyncPipe, encode
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 CREATING, RUNNING, DRAINING, DONE = "creating", "running", "draining", "done"
 TIMED_OUT = b"command timed out"  # CRI-O compares this text
+SECOND_TRY = 0.5  # seconds
 NO_TERMINAL = b"Runtime did not set up terminal"
 
 
@@ -111,16 +112,19 @@ class Monitor:
             self._open_endpoints()
         except OSError as error:
             self._give_up(describe(error))
-        except Exception as error:  # a fault of ours: the caller must not wait for a word for ever
-            self.diag.exception(error)
-            self._give_up(f"internal error: {type(error).__name__}: {error}".encode())
+        except Exception as error:
+            self._give_up_after(error)
+
+    def _give_up_after(self, error: Exception) -> None:
+        """A fault of ours, or of the machine: the caller must not wait for a word for ever."""
+        self.diag.exception(error)
+        self._give_up(f"internal error: {type(error).__name__}: {error}".encode())
 
     def _open_endpoints(self) -> None:
         """Sockets and fifos in the bundle; they are there before the caller hears of the container."""
         if self.endpoints is None and not self._classic:
-            from pyconmon.endpoints import (
-                Endpoints,  # most of a monitor's code: not before the fork
-            )
+            # Most of a monitor's code: not before the fork.
+            from pyconmon.endpoints import Endpoints
 
             self.endpoints = Endpoints(self.options, self.loop, self.diag, self.streams, self.logs)
             self.endpoints.open()
@@ -139,8 +143,11 @@ class Monitor:
         self._forget_runtime_fd()
         self._runtime_pid = -1
         self._runtime_status = exit_status(wait_status)
-        self.streams.serve_pending_terminal()
-        self._await_runtime()
+        try:
+            self.streams.serve_pending_terminal()
+            self._await_runtime()
+        except Exception as error:  # a fault of ours, or of the machine
+            self._give_up_after(error)
 
     def _terminal_failed(self, text: str) -> None:
         self._give_up(text.encode())
@@ -157,22 +164,16 @@ class Monitor:
         if status == 0 and not self.streams.terminal_ready:
             self._give_up(NO_TERMINAL)
             return
+        path = self.options.container_pidfile or ""
         try:
-            pid = read_pid(fds.read_status(self.options.container_pidfile or ""))
+            pid = read_pid(fds.read_status(path))
         except (OSError, ValueError) as error:
-            self._give_up(self._runtime_said(f"exited with status {status}: {self._no_pid(error)}"))
+            self._give_up(self._runtime_said(f"exited with status {status}: {no_pid(path, error)}"))
             return
         if not self.streams.terminal_ready:
             self._give_up(NO_TERMINAL)
             return
         self._announce(pid)
-
-    def _no_pid(self, error: OSError | ValueError) -> str:
-        path = self.options.container_pidfile
-        if isinstance(error, ValueError):
-            return f"the pid file {path} {error}"
-        # Callers have seen this text from GLib for years; some look for it.
-        return f"Failed to open file \u201c{path}\u201d: {error.strerror}"
 
     def _runtime_said(self, otherwise: str) -> bytes:
         """What the runtime wrote to stderr, or failing that what can be said of its end."""
@@ -219,16 +220,21 @@ class Monitor:
         self._become_survivable(pid)
         if self._key != "exit_code":
             self._sync.send(self._key, pid)
-        self.container.watch()
+        self._watch_container()
         if self.phase != RUNNING:  # it has ended already
             return
-        for number in self._early_signals:
-            self.container.send_signal(number)
-        self.streams.flow()
-        if not self._classic and not self.options.exec:
-            self._watch_memory()
         if self.options.timeout > 0:
             self.limit_time(self.options.timeout)
+        for number in self._early_signals:
+            self.container.send_signal(number)
+        self._succeeds(self.streams.flow)
+        if not self._classic and not self.options.exec:
+            self._succeeds(self._watch_memory)
+
+    def _watch_container(self) -> None:
+        """Tried twice: what fails now (no descriptor, no memory) may work in a moment."""
+        if self.container is not None and not self._succeeds(self.container.watch):
+            self.loop.call_after(SECOND_TRY, self.container.watch)
 
     def limit_time(self, seconds: float) -> None:
         """End the container unless it ends by itself before that."""
@@ -251,10 +257,10 @@ class Monitor:
         self.phase = RUNNING
         try:
             self._open_endpoints()
-        except OSError as error:
-            self.diag.error(f"no endpoints: {describe(error).decode('utf-8', 'replace')}")
-        self._watch_memory()
-        self.container.watch()
+        except Exception as error:
+            self.diag.exception(error)
+        self._succeeds(self._watch_memory)
+        self._watch_container()
 
     def owe(self, pid: int, pidfd: int, code: int, *, timed_out: bool) -> None:
         """Take the place of a dead monitor whose container has ended too: report what it owed.

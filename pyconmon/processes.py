@@ -85,9 +85,13 @@ def kill_children(reaper: Reaper) -> None:
         below = descendants_of(os.getpid())
         if not below:
             return
+        ours = [pid for pid in children_of(os.getpid()) if pid in below]
         for pid in below:
-            kill(pid)
-        for pid in children_of(os.getpid()):
+            if pid in ours:
+                os.kill(pid, _signal.SIGKILL)  # not reaped yet, so it is still this process
+            else:
+                kill(pid)
+        for pid in ours:  # and no others: one that was born meanwhile has not been killed
             try:
                 os.waitpid(pid, 0)
             except ChildProcessError:

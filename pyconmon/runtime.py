@@ -167,4 +167,14 @@ def read_pid(data: bytes) -> int:
         raise ValueError("is empty")
     if not text.isdigit() or len(text) > 10 or int(text) <= 0:
         raise ValueError(f"holds {text[:40]!r} where a process id belongs")
+    if int(text) in (1, os.getpid()):
+        raise ValueError(f"holds {int(text)}, which is no container's")
     return int(text)
+
+
+def no_pid(path: str, error: OSError | ValueError) -> str:
+    """Say why there is no pid to be had from the pid file."""
+    if isinstance(error, ValueError):
+        return f"the pid file {path} {error}"
+    # Callers have seen this text from GLib for years; some look for it.
+    return f"Failed to open file \u201c{path}\u201d: {error.strerror}"
