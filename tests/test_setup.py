@@ -101,6 +101,15 @@ def test_the_installed_copy_stands_alone(
     assert compiled == {path.stem for path in prefix.rglob("*.py")}
 
 
+def test_the_units_run_the_installed_copy(prefix: Path) -> None:
+    units = prefix / "lib/systemd/system"
+    for unit in ("pyconmon@.service", "pyconmon-recover@.service"):
+        named = [word for word in (units / unit).read_text().split() if "/pyconmon" in word]
+        programs = [word.rpartition("=")[2].lstrip("-") for word in named if "=" in word]
+        ours = [Path(program) for program in programs if program.startswith(str(prefix))]
+        assert ours and all(os.access(program, os.X_OK) for program in ours)
+
+
 def test_uninstalling_leaves_what_was_there(prefix: Path) -> None:
     run("scripts/install-conmon", prefix, check=True)  # over itself
     run("scripts/install-conmon", "--uninstall", prefix, check=True)
