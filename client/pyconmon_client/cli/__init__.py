@@ -16,6 +16,8 @@ _NEEDED = ("click", "rich")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these words (default: the process's own); its exit status."""
     try:
+        import rich  # noqa: F401 - the commands import it when they need it
+
         from .app import run
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _NEEDED:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from ..attach import Output
 from ..container import Container
-from ..errors import ContainerStateError, ExecStartError, InvalidArgumentError
+from ..errors import ContainerStateError, InvalidArgumentError
 from ..exec_process import ExecProcess
 from ..process_spec import ExecSettings
 from ..records import Line, parse_since
@@ -89,13 +88,12 @@ def execute(
             size=(rows, columns) if at_terminal else None,
         )
     with process:
-        return _stay_with(process, container, command, interactive, as_json)
+        return _stay_with(process, container, interactive, as_json)
 
 
 def _stay_with(
     process: ExecProcess,
     container: Container,
-    command: Sequence[str],
     stdin: bool,
     as_json: bool,
 ) -> int:
@@ -105,34 +103,29 @@ def _stay_with(
         # It ends with us: there is nobody else who could attach to it.
         streams.converse(process.attachment, terminal=True, stdin=stdin, detach_keys="")
         return process.wait()
-    held: list[Output] = []
-
-    def write_started(piece: Output) -> None:
-        """Until the command has started, it is the runtime that says something: why it cannot."""
-        held.append(piece)
-        if process.pid:
-            while held:
-                write(held.pop(0))
-
     with streams.signals_passed_on(process.send_signal):
+        _see_started(process)
         if process.stdin is not None:
             streams.feed(process.stdin.write, process.stdin.close)
         try:
-            streams.copy_output(process.output(), write_started)
-            code = process.wait()
-            streams.copy_output(held, write)
-        except ExecStartError as error:
-            said = b"".join(piece.data for piece in held).decode("utf-8", "replace")
-            cause = f"could not run {' '.join(command)!r} in container {container.name}: {said}"
-            raise ExecStartError(
-                b"", b"", error.exit_code, cause if said else error.cause
-            ) from error
+            streams.copy_output(process.output(), write)
         except BrokenPipeError:
             process.kill()
-            code = process.wait()
+        code = process.wait()
     if as_json:
         output.print_json({"name": container.name, "exit_code": code, **kept.as_json()})
     return code
+
+
+def _see_started(process: ExecProcess) -> None:
+    """Until then it is the runtime that prints: why it cannot start it, which is our error's text."""
+    poller = select.poll()
+    poller.register(process.fileno(), select.POLLIN)
+    while not process.pid and process.poll() is None:
+        if not poller.poll():
+            continue
+        if process.poll() is None and not process.pid:
+            process.wait()
 
 
 @click.command()

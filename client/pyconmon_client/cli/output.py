@@ -76,10 +76,17 @@ def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
+        # Where it is narrow, these give way, and the numbers are whole.
+        table.add_column(name, no_wrap=name not in ("NAME", "COMMAND"), overflow="ellipsis")
     for row in rows:
-        table.add_row(*(Text(cell, _COLOURS.get(cell.partition(" ")[0], "")) for cell in row))
+        table.add_row(
+            *(Text(cell, _colour(cell), no_wrap=True, overflow="ellipsis") for cell in row)
+        )
     return table
+
+
+def _colour(cell: str) -> str:
+    return _COLOURS.get(cell.partition(" ")[0], "")
 
 
 _COLOURS = {

@@ -154,7 +154,9 @@ class Place:
             self.runtime.create_container(
                 container,
                 output="log",
-                stdin=wishes.stdin,
+                # A terminal takes input anyhow; with this, C conmon would close it when the first
+                # client leaves.
+                stdin=wishes.stdin and not container.terminal,
                 leave_stdin_open=wishes.leave_stdin_open,
             )
         except BaseException:

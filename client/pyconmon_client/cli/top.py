@@ -28,7 +28,7 @@ from .look import log_size
 from .options import Context, json_option, pass_place
 from .place import Place
 
-_COLUMNS = ["NAME", "PID", "CPU %", "MEMORY", "READ", "WRITTEN", "PROCESSES", "LOG/S", "UP"]
+_COLUMNS = ["NAME", "CPU %", "MEMORY", "LOG/S", "PIDS", "READ", "WRITTEN", "UP", "PID"]
 
 
 @dataclasses.dataclass(slots=True)
@@ -183,14 +183,14 @@ def _cells(row: Row) -> list[str]:
     up = output.age(state.started.timestamp()) if state and state.started else "-"
     return [
         row.container.name,
-        str(row.pid),
         percent,
         output.size(stats.memory_rss),
+        rate,
+        str(stats.pids),
         output.size(stats.read_bytes),
         output.size(stats.write_bytes),
-        str(stats.pids),
-        rate,
         up,
+        str(row.pid),
     ]
 
 
