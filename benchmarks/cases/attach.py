@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
 import time
 from contextlib import ExitStack
@@ -33,12 +34,18 @@ def _relay_once(bench: Bench, monitor: str, clients: int, total: int) -> tuple[f
     with ExitStack() as stack:
         container = stack.enter_context(Container(bench.space, monitor, bundle, "none"))
         container.create()
+        before = _sockets(container.monitor_pid)
         for count in counts:
             with container.attach() as client:
                 process = fork.Process(target=_read_all, args=(client, count), daemon=True)
                 process.start()
             stack.callback(process.join, 20)
             stack.callback(process.kill)
+        # A client that has connected but is not accepted yet may miss the first output.
+        wait_for(
+            lambda: _sockets(container.monitor_pid) >= before + clients,
+            "the clients' being accepted",
+        )
         cpu = kernel.cpu_seconds(container.monitor_pid)
         begin = time.perf_counter()
         container.start()
@@ -50,6 +57,12 @@ def _relay_once(bench: Bench, monitor: str, clients: int, total: int) -> tuple[f
     if any(count.value != expected for count in counts):
         raise BenchError(f"{monitor}: a client got {[c.value for c in counts]} of {expected} bytes")
     return cpu, wall
+
+
+def _sockets(pid: int) -> int:
+    """How many sockets a process has open."""
+    folder = f"/proc/{pid}/fd"
+    return sum(os.readlink(f"{folder}/{fd}").startswith("socket:") for fd in os.listdir(folder))
 
 
 def _read_all(client: socket.socket, count: object) -> None:
