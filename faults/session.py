@@ -19,11 +19,13 @@ from tests.helpers.need import need_program
 from tests.helpers.waiting import gone
 
 CODE = 7
-SCRIPT = f"seq 1 300; echo err >&2; exit {CODE}"
+LINES = 300
+SCRIPT = f"seq 1 {LINES}; echo err >&2; exit {CODE}"
 PATIENCE = 20.0  # seconds without progress that count as a hang
 
-# Outcomes. The first five are fine, the others are not.
+# Outcomes. The first six are fine, the others are not.
 RIGHT = "right code"
+PARTLY = "right code, some output lost"
 RECOVERED = "right code after recovery"
 LOST = "reported lost"
 REFUSED = "refused with a message"
@@ -31,7 +33,7 @@ UNREACHED = "not reached"
 WRONG = "WRONG CODE"
 HANG = "HANG"
 SILENT = "NOTHING REPORTED"
-FINE = (RIGHT, RECOVERED, LOST, REFUSED, UNREACHED)
+FINE = (RIGHT, PARTLY, RECOVERED, LOST, REFUSED, UNREACHED)
 
 _numbers = itertools.count(1)
 
@@ -125,7 +127,7 @@ def _story(container: Drive) -> tuple[str, str]:
     except subprocess.TimeoutExpired:
         return HANG, f"it does not end; {container.stderr}"
     if code == CODE:
-        return RIGHT, container.stderr
+        return RIGHT if _all_logged(container) else PARTLY, container.stderr
     return (LOST if code == -1 else WRONG), f"{code}; {container.stderr}"
 
 
@@ -149,5 +151,10 @@ def _after_death(container: Drive) -> tuple[str, str]:
         return SILENT, f"nothing to recover; {container.stderr}"
     code = int(container.exit_file.read_text())
     if code == CODE:
-        return RECOVERED, ""
+        return RECOVERED if _all_logged(container) else PARTLY, ""
     return (LOST if code == -1 else WRONG), f"{code} after recovery"
+
+
+def _all_logged(container: Drive) -> bool:
+    expected = b"".join(b"%d\n" % line for line in range(1, LINES + 1))
+    return container.logged() == expected and container.logged("stderr") == b"err\n"
