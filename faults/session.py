@@ -6,17 +6,22 @@ exit command and the container are what they always are.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import shutil
+import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 from faults.plan import Job
+from tests.helpers import session
 from tests.helpers.drive import Drive
 from tests.helpers.monitors import PYCONMON
 from tests.helpers.need import need_program
-from tests.helpers.waiting import gone
+from tests.helpers.waiting import gone, wait_until
 
 CODE = 7
 LINES = 300
@@ -78,9 +83,26 @@ class Surroundings:
             outcome, detail = _watch(container)
             if outcome == RIGHT and trace is not None and "INJECTED" not in trace.read_text():
                 outcome = UNREACHED
+        _remove_cgroups(container)
         shutil.rmtree(container.directory, ignore_errors=True)
         wrapper.unlink()
         return outcome, detail
+
+
+def _remove_cgroups(container: Drive) -> None:
+    """A runtime that was killed with its monitor, half-way through, leaves its cgroups."""
+    for path in session.cgroups():
+        if path.name.startswith(f"{container.bundle.name}-"):
+            with contextlib.suppress(OSError):
+                for pid in (path / "cgroup.procs").read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
+            with contextlib.suppress(AssertionError):
+                wait_until(partial(_removed, path), 10, f"the end of {path}")
+
+
+def _removed(path: Path) -> bool:
+    path.rmdir()
+    return True
 
 
 def _watch(container: Drive) -> tuple[str, str]:
