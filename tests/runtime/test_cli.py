@@ -184,17 +184,22 @@ def test_labels_refused(harness: Harness, label: str, fragment: str) -> None:
     assert fragment in refused(harness, *words)
 
 
-@target("2.1.6 takes a path out of it")
-@pytest.mark.parametrize("cid", ["../x", "a/b", "..", "."])
-def test_an_id_that_is_a_path_leaves_the_exit_dir_alone(harness: Harness, cid: str) -> None:
+@target("conmon takes it for a path, and writes the exit file where that leads")
+@pytest.mark.parametrize("cid", ["../x", "../../x", "a/b", ".."])
+def test_an_id_that_is_a_path_leads_nowhere(harness: Harness, cid: str) -> None:
     """Whether it is refused or survived, nothing is written where the id leads."""
     exits = harness.home / "d/exits"
-    exits.mkdir(parents=True)
-    words = least(harness, "-l", "none", "--exit-dir", str(exits), "--sync")
-    words[1] = cid
-    run(harness, *words)
-    assert not (harness.home / "d/x").exists()
-    assert os.listdir(exits) == []
+    (exits / "a").mkdir(parents=True)
+    container = harness.container(["true"])
+    container.exit_dir = exits
+    container.runtime = harness.script(
+        "brief",
+        'while [ "$1" != --pid-file ]; do shift; done; sleep 0.1 & echo $! >"$2"',
+    )
+    before = sorted(harness.home.glob("*")), sorted(exits.parent.rglob("*"))
+    argv = [cid if word == container.cid else word for word in container.create_argv("--sync")]
+    container.launch(argv).status()
+    assert (sorted(harness.home.glob("*")), sorted(exits.parent.rglob("*"))) == before
 
 
 # --- acceptances

@@ -306,7 +306,6 @@ def test_a_planted_link_for_the_new_log_is_not_followed(harness: Harness) -> Non
     assert victim.read_text() == "precious"
 
 
-@target("2.1.6 leaves the pipes' mode alone")
 def test_another_user_may_reopen_the_streams(harness: Harness) -> None:
     """A process that is not root may open /dev/stdout and /dev/stderr, which are the pipes."""
 

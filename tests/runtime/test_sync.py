@@ -285,7 +285,6 @@ def test_a_message_is_json_whatever_the_runtime_says(
 # --- pid files that lie
 
 
-@target("2.1.6 ends the exec, tip takes the unrelated process for the container")
 def test_a_stale_pid_file_is_never_believed(harness: Harness) -> None:
     bystander = spawn(["/bin/sleep", "1000"], env={}, fds={})
     try:
@@ -304,7 +303,6 @@ def test_a_stale_pid_file_is_never_believed(harness: Harness) -> None:
 
 
 @both_apis
-@target("tip takes the empty file for pid 0; 2.1.6 gets this right but escapes otherwise")
 def test_an_empty_pid_file_made_beforehand_hides_no_failure(harness: Harness, api: int) -> None:
     session = harness.running(SLEEP).exec(["/nope"])
     session.api = api
