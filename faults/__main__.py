@@ -55,7 +55,8 @@ the call may give, and once with the monitor killed there, after which `--recove
 rest. Every container has to be accounted for:
 
 * *right code*: as if nothing had happened;
-* *right code, some output lost*: what could not be written to the log at that moment is missing in it;
+* *right code, some output lost*: what could not be written to the log at that moment, or
+  was still in the container's pipes when both the container and the monitor had died, is missing in it;
 * *right code after recovery*: the monitor was killed, and its successor reported it;
 * *reported lost*: the exit file says -1, as it does for a code that nobody can know; never another number;
 * *refused with a message*: there was no container yet, the caller was told (or saw the pipe end with

@@ -21,11 +21,13 @@ from tests.helpers import session
 from tests.helpers.drive import Drive
 from tests.helpers.monitors import PYCONMON
 from tests.helpers.need import need_program
+from tests.helpers.recovering import box
 from tests.helpers.waiting import gone, wait_until
 
 CODE = 7
 LINES = 300
-SCRIPT = f"seq 1 {LINES}; echo err >&2; exit {CODE}"
+# It ends when it may, so that a monitor which dies before that can be replaced before it.
+SCRIPT = f"seq 1 {LINES}; echo err >&2; while [ ! -e /box/stop ]; do sleep 0.01; done; exit {CODE}"
 PATIENCE = 20.0  # seconds without progress that count as a hang
 
 # Outcomes. The first six are fine, the others are not.
@@ -79,12 +81,14 @@ class Surroundings:
             monitor=wrapper,
             runtime=self.runtime,
             options=["--sync", "--exit-command", "/bin/true"],
+            edit=box(wrapper.with_suffix(".box")),
         ) as container:
-            outcome, detail = _watch(container)
+            outcome, detail = _watch(container, wrapper.with_suffix(".box") / "stop")
             if outcome == RIGHT and trace is not None and "INJECTED" not in trace.read_text():
                 outcome = UNREACHED
         _remove_cgroups(container)
         shutil.rmtree(container.directory, ignore_errors=True)
+        shutil.rmtree(wrapper.with_suffix(".box"))
         wrapper.unlink()
         return outcome, detail
 
@@ -105,16 +109,16 @@ def _removed(path: Path) -> bool:
     return True
 
 
-def _watch(container: Drive) -> tuple[str, str]:
+def _watch(container: Drive, stop: Path) -> tuple[str, str]:
     try:
-        return _story(container)
+        return _story(container, stop)
     except AssertionError as error:
         return HANG, str(error)
     except subprocess.TimeoutExpired as error:
         return HANG, str(error)
 
 
-def _story(container: Drive) -> tuple[str, str]:
+def _story(container: Drive, stop: Path) -> tuple[str, str]:
     process = container.launch().process
     assert process is not None
     try:
@@ -136,6 +140,12 @@ def _story(container: Drive) -> tuple[str, str]:
         return REFUSED, said
     container.pid = answer["data"]
     container.start()
+    deadline = time.monotonic() + 1
+    while process.poll() is None and not _all_logged(container) and time.monotonic() < deadline:
+        time.sleep(0.003)
+    if process.poll() is not None:
+        subprocess.run([PYCONMON, "--recover", container.directory], timeout=PATIENCE)
+    stop.touch()
     deadline = time.monotonic() + PATIENCE
     while not container.exit_file.exists():
         if process.poll() is not None and not container.exit_file.exists():
@@ -179,4 +189,6 @@ def _after_death(container: Drive) -> tuple[str, str]:
 
 def _all_logged(container: Drive) -> bool:
     expected = b"".join(b"%d\n" % line for line in range(1, LINES + 1))
+    if not container.log.exists():
+        return False
     return container.logged() == expected and container.logged("stderr") == b"err\n"

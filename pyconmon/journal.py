@@ -102,7 +102,10 @@ class Journal:
 
     def read(self, fd: int, stream: int) -> memoryview | None:
         """Read once, as `Reader.read`; what was read stays in the journal until `done`."""
-        waiting = linux.bytes_waiting(fd)
+        try:
+            waiting = linux.bytes_waiting(fd)
+        except OSError:
+            return self._read_unprotected(fd, CAPACITY)
         if waiting > self._capacity and self._grows:
             self._grow()
         size = min(waiting, self._capacity)
@@ -134,6 +137,9 @@ class Journal:
             return None
         except OSError:  # no space for these few bytes: better unprotected than unread
             self._set_state(IDLE)
+        return self._read_unprotected(fd, size)
+
+    def _read_unprotected(self, fd: int, size: int) -> memoryview | None:
         try:
             self._small = os.read(fd, size)
         except BlockingIOError:

@@ -151,7 +151,10 @@ class Pump:
         this call, so that a background process that never stops cannot keep us."""
         if self.fd < 0:
             return
-        left = MOST_DRAINED_FROM_TERMINAL if self._terminal else linux.bytes_waiting(self.fd)
+        try:
+            left = MOST_DRAINED_FROM_TERMINAL if self._terminal else linux.bytes_waiting(self.fd)
+        except OSError:
+            left = BUSY_PIPE
         while left > 0:
             view = self.reader.read(self.fd, self.stream)
             if view is None or len(view) == 0:
