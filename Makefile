@@ -4,6 +4,7 @@ PYTEST = .venv/bin/python -m pytest -q
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 SOAK_ARGS ?=
+FAULTS_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-quick lint bench soak faults docs install-conmon uninstall-conmon clean
@@ -31,13 +32,13 @@ bench: ## C conmon and pyconmon side by side, see docs
 	@scripts/setup bench
 	@.venv/bin/python -m benchmarks $(BENCH_ARGS)
 
-soak: ## many container lives in a row, each checked, for five minutes (SOAK_ARGS="--seconds N")
+soak: ## half an hour of container lives, clients, kills, each checked (SOAK_ARGS="--minutes N")
 	@scripts/setup test
-	@.venv/bin/python scripts/soak $(SOAK_ARGS)
+	@.venv/bin/python -m soak $(SOAK_ARGS)
 
-faults: ## the tests that kill monitors, misbehave and attack
+faults: ## each system call of a monitor fails in turn, see docs/faults.md (FAULTS_ARGS="--minutes N")
 	@scripts/setup test
-	@$(PYTEST) tests/hostile tests/recovery $(PYTEST_ARGS)
+	@.venv/bin/python -m faults $(FAULTS_ARGS)
 
 docs: ## the documentation as a web site, in site/
 	@scripts/setup docs

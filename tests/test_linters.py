@@ -17,6 +17,8 @@ SKIPPED = {".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", "buil
 TYPED = [
     "pyconmon",
     "client",
+    "faults",
+    "soak",
     "tests/conftest.py",
     "tests/helpers",
     *map(str, ROOT.glob("benchm*")),

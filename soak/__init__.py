@@ -1,0 +1,1 @@
+"""Thousands of container lives, each checked; see __main__.py."""
