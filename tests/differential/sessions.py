@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.helpers.bundles import no_pid_namespace
-from tests.helpers.harness import Call, Container, Exec, Harness
+from tests.helpers.call import Call
+from tests.helpers.harness import Container, Exec, Harness
 from tests.helpers.waiting import wait_until
 from tests.helpers.wire import Client
 

@@ -21,49 +21,11 @@ import pytest
 
 from tests.helpers import runtimes
 from tests.helpers.bundles import Edit, make_bundle
+from tests.helpers.call import Call
 from tests.helpers.monitors import PYCONMON
-from tests.helpers.spawning import Process, spawn
+from tests.helpers.spawning import spawn
 from tests.helpers.waiting import gone, wait_until
 from tests.helpers.wire import Client, Log, Wire
-
-
-class Call:
-    """One start of the monitor: its foreground process, our ends of its pipes, what it said."""
-
-    def __init__(
-        self, process: Process, sync: Wire, attach: Wire | None, start: int | None, said: Path
-    ) -> None:
-        self.process = process
-        self.sync = sync
-        self.attach_pipe = attach
-        self.start_fd = start
-        self._said = said
-
-    def go(self) -> None:
-        """Writes the byte that the monitor waits for on its start pipe."""
-        assert self.start_fd is not None
-        os.write(self.start_fd, b"\0")
-
-    def status(self, seconds: float = 30) -> int:
-        """Exit code of the foreground process."""
-        return self.process.wait(seconds)
-
-    @property
-    def stderr(self) -> str:
-        return self._said.with_suffix(".err").read_text(errors="surrogateescape")
-
-    @property
-    def stdout(self) -> str:
-        return self._said.with_suffix(".out").read_text(errors="surrogateescape")
-
-    def close(self) -> None:
-        self.process.end()
-        self.sync.close()
-        if self.attach_pipe:
-            self.attach_pipe.close()
-        if self.start_fd is not None:
-            os.close(self.start_fd)
-            self.start_fd = None
 
 
 class Monitored:

@@ -49,9 +49,10 @@ def test_without_effect(harness: Harness, name: str) -> None:
 
 @target("HUP kills conmon, and leaves the container without a monitor")
 def test_a_hangup_leaves_nobody_alone(harness: Harness) -> None:
-    container = harness.running(
-        ["sh", "-c", "trap 'exit 22' HUP TERM; while :; do sleep 0.05; done"]
-    )
+    """Whether it is passed on or ignored: the container keeps a monitor to its end."""
+    script = "trap 'exit 22' HUP TERM; echo ready; while :; do sleep 0.05; done"
+    container = harness.running(["sh", "-c", script])
+    wait_until(lambda: container.log.text() == "ready\n", what="the trap")
     os.kill(container.monitor_pid(), signal.SIGHUP)
     container.kill("TERM")
     assert container.wait_exit() == "22"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.harness import Call, Container, Harness, target
+from tests.helpers.call import Call
+from tests.helpers.harness import Container, Harness, target
 from tests.helpers.spawning import spawn
 from tests.helpers.waiting import wait_until
 
