@@ -47,13 +47,14 @@ def test_without_effect(harness: Harness, name: str) -> None:
     assert container.wait_exit() == "21"
 
 
-@target("HUP kills conmon, and leaves the container without a monitor")
-def test_a_hangup_leaves_nobody_alone(harness: Harness) -> None:
+@target("they kill conmon, and leave the container without a monitor")
+@pytest.mark.parametrize("name", ["HUP", "USR2", "ALRM"])
+def test_a_hangup_leaves_nobody_alone(harness: Harness, name: str) -> None:
     """Whether it is passed on or ignored: the container keeps a monitor to its end."""
     script = "trap 'exit 22' HUP TERM; echo ready; while :; do sleep 0.05; done"
     container = harness.running(["sh", "-c", script])
     wait_until(lambda: container.log.text() == "ready\n", what="the trap")
-    os.kill(container.monitor_pid(), signal.SIGHUP)
+    os.kill(container.monitor_pid(), getattr(signal, f"SIG{name}"))
     container.kill("TERM")
     assert container.wait_exit() == "22"
 
