@@ -178,7 +178,8 @@ def test_killed_while_reporting(
     assert (persist / STATE).exists()
     assert not runs.exists()
     wait_until(
-        lambda: recovering.recover(persist).returncode == 0 and runs.exists(), what="a recovery"
+        lambda: recovering.recover(persist).returncode == 0 and runs.read_text() == "ran\n",
+        what="a recovery",
     )
     code = container.wait_exit()
     assert code in codes
