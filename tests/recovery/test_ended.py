@@ -78,7 +78,7 @@ class TestEndedUnwatched:
         )
         assert isinstance(left, dict)
         assert "exit status" in left["reason"]
-        assert not (container.directory / JOURNAL).exists()
+        wait_until(lambda: not (container.directory / JOURNAL).exists(), what="its journal's end")
         # And that is the end of it: nothing is reported again.
         container.exit_file.unlink()
         ran.unlink()
