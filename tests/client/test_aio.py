@@ -34,7 +34,7 @@ from pyconmon_client import (
 from tests.helpers.bundles import make_bundle
 from tests.helpers.waiting import gone, wait_until
 
-CONCURRENT = int(os.environ.get("PYCONMON_TEST_CONCURRENT_EXECS", "60"))
+CONCURRENT = int(os.environ.get("CONCURRENT_EXECS", "60"))
 
 Make = Callable[..., Container]
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -202,7 +202,7 @@ async def processes(native: aio.Runtime, container: Container) -> str:
 
 
 def test_many_execs_at_once(native: aio.Runtime, make: Make, run: Run) -> None:
-    """PYCONMON_TEST_CONCURRENT_EXECS says how many."""
+    """CONCURRENT_EXECS says how many."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
