@@ -52,17 +52,16 @@ class Loop:
 
         Watching a descriptor that is watched already replaces events and callback.
         """
-        known = fd in self._callbacks
-        self._callbacks[fd] = callback
         try:
-            if known and fd not in self._always:
-                self._epoll.modify(fd, events)
-            elif not known:
-                self._epoll.register(fd, events)
-            else:
+            if fd in self._always:
                 self._always[fd] = events
+            elif fd in self._callbacks:
+                self._epoll.modify(fd, events)
+            else:
+                self._epoll.register(fd, events)
         except PermissionError:
             self._always[fd] = events
+        self._callbacks[fd] = callback
 
     def modify(self, fd: int, events: int) -> None:
         """Change the events of a watched descriptor; 0 leaves only hang-up and error."""
