@@ -126,58 +126,6 @@ def test_a_callback_may_forget_others(pipes: list[Pipe]) -> None:
         loop.watch(pipe.read_end, READABLE, only_me(pipe.read_end))
     loop.turn()
     assert len(told) == 1
-    assert told[0] & HUNG_UP
-
-
-def test_forgotten_means_silent(pipes: list[Pipe]) -> None:
-    loop, pipe = Loop(), pipes[0]
-    os.write(pipe.write_end, b"x")
-    loop.watch(pipe.read_end, READABLE, lambda _: pytest.fail("it was forgotten"))
-    loop.forget(pipe.read_end)
-    loop.forget(pipe.read_end)
-    loop.forget(-1)
-    loop.modify(pipe.read_end, READABLE)
-    loop.turn(0)
-
-
-def test_closed_before_it_is_forgotten(pipes: list[Pipe]) -> None:
-    loop = Loop()
-    fd = os.dup(pipes[0].read_end)
-    loop.watch(fd, READABLE, lambda _: None)
-    os.close(fd)
-    loop.forget(fd)
-    loop.turn(0)
-
-
-def test_a_closed_descriptor_is_refused_and_leaves_nothing(pipes: list[Pipe]) -> None:
-    loop, told = Loop(), list[int]()
-    fd = os.dup(pipes[0].read_end)
-    os.close(fd)
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        loop.watch(fd, READABLE, lambda _: None)
-    assert os.dup2(pipes[0].read_end, fd) == fd
-    os.write(pipes[0].write_end, b"x")
-    loop.watch(fd, READABLE, told.append)
-    loop.turn()
-    assert told == [READABLE]
-    os.close(fd)
-
-
-def test_a_callback_may_forget_others(pipes: list[Pipe]) -> None:
-    """All three are ready in the same turn; the first to be served silences the others."""
-    loop, told = Loop(), list[int]()
-
-    def only_me(fd: int) -> None:
-        told.append(fd)
-        for pipe in pipes:
-            if pipe.read_end != fd:
-                loop.forget(pipe.read_end)
-
-    for pipe in pipes:
-        os.write(pipe.write_end, b"x")
-        loop.watch(pipe.read_end, READABLE, lambda _, fd=pipe.read_end: only_me(fd))
-    loop.turn()
-    assert len(told) == 1
 
 
 def test_stop_ends_the_turn(pipes: list[Pipe]) -> None:
