@@ -58,6 +58,8 @@ PID_FILES = {
     "negative": ('echo -5 >"$PF"', b"-5"),
     "minus one": ('echo -1 >"$PF"', b"-1"),
     "too big": ('echo 99999999999999999999 >"$PF"', b"99999999"),
+    "more than a pid": ('echo 9999999999 >"$PF"', b"9999999999"),
+    "init": ('echo 1 >"$PF"', b"no container's"),
     "binary": ('head -c 5000 /dev/zero >"$PF"', b"where a process id belongs"),
     "a FIFO": ('mkfifo "$PF"', b"is empty"),
     "a folder": ('mkdir "$PF"', b"Is a directory"),
