@@ -165,7 +165,7 @@ def read_pid(data: bytes) -> int:
     text = data.strip()
     if not text:
         raise ValueError("is empty")
-    if not text.isdigit() or len(text) > 10 or int(text) <= 0:
+    if not text.isdigit() or len(text) > 10 or not 0 < int(text) < 1 << 31:  # pid_t
         raise ValueError(f"holds {text[:40]!r} where a process id belongs")
     if int(text) in (1, os.getpid()):
         raise ValueError(f"holds {int(text)}, which is no container's")
