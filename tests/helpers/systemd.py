@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.helpers.monitors import ROOT
 from tests.helpers.need import need, need_program, need_root
 from tests.helpers.podman import remove_cgroups
 from tests.helpers.session import SESSION_DIR, TOKEN
@@ -24,11 +25,16 @@ SECONDS = 60
 GUEST = """
 set -eu
 mount -t tmpfs -o mode=755 guest /run
-mkdir /run/kept
+mkdir /run/kept /run/checkout
 mount --rbind "$SESSION" /run/kept
+mount --rbind "$CHECKOUT" /run/checkout
 for place in /tmp /var/tmp; do mount -t tmpfs -o mode=1777 guest $place; done
 mount -t tmpfs -o mode=755 guest /var/log
 mount -o remount,bind,ro /
+# A checkout may be below one of the hidden places, too.
+mkdir -p "$CHECKOUT"
+mount --move /run/checkout "$CHECKOUT"
+mount -o remount,bind,ro "$CHECKOUT"
 mkdir -p "$SESSION"
 mount --move /run/kept "$SESSION"
 umount -R /sys/fs/cgroup
@@ -88,6 +94,7 @@ def boot(directory: Path, units: dict[str, str], script: str) -> tuple[int, str]
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "SESSION": str(SESSION_DIR),
+        "CHECKOUT": str(ROOT),
         "DIRECTORY": str(directory),
         "SYSTEMD": str(SYSTEMD),
     }
