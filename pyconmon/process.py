@@ -65,7 +65,10 @@ class Process:
 
         The parent stays until the pid file has its name, since callers read it right after.
         """
+        # A signal that reaches the child before CPython has tidied up after the fork would be forgotten.
+        self.hold_signals()
         pid = os.fork()
+        self.release_signals()
         if pid == 0:
             return
         try:
