@@ -138,6 +138,17 @@ def test_logs(both: Cli, root: str) -> None:
     assert follower.returncode == 0
 
 
+def test_logs_that_nobody_reads_to_the_end(cli: Cli, root: str) -> None:
+    name = cli.name()
+    cli("run", "--name", name, "--rootfs", root, "seq", "1", "100000")
+    command = cli.start("logs", name)
+    assert command.stdout is not None and command.stderr is not None
+    assert command.stdout.readline() == "1\n"
+    command.stdout.close()
+    assert command.stderr.read() == ""
+    assert command.wait(60) == 141
+
+
 def test_top(cli: Cli, root: str) -> None:
     name = cli.name()
     cli("run", "-d", "--name", name, "--rootfs", root, "sh", "-c", "while :; do echo line; done")

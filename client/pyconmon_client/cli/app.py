@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -28,7 +29,20 @@ _REFUSED = re.compile(
 )
 
 
+class _NobodyReads(Exception):
+    """A BrokenPipeError, which click would make an exit status 1."""
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _NobodyReads from error
+
+
 @click.group(
+    cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     no_args_is_help=True,
 )
@@ -92,7 +106,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _say(error.format_message(), _ERROR, words)
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
-    except BrokenPipeError:
+    except (_NobodyReads, BrokenPipeError):
         # Nobody reads our output any more; the flush at the end must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _BROKEN_PIPE
