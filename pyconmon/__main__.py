@@ -158,11 +158,13 @@ def serve(monitor: Monitor) -> int:
 
 def last_act(monitor: Monitor) -> None:
     """What comes after all reports: the exit command, then the attach link goes."""
-    endpoints, process = monitor.endpoints, monitor.process
+    endpoints, process, survival = monitor.endpoints, monitor.process, monitor.survival
     process.stop_taking_signals()
     try:
         if endpoints is not None and endpoints.lingering and os.fork() == 0:
             # Clients that lag get the rest from a process of their own: they must not hold up the end.
+            if survival is not None:
+                survival.let_go()  # nor a later container of this bundle
             while endpoints.lingering:
                 monitor.loop.run()
             os._exit(0)
@@ -171,7 +173,6 @@ def last_act(monitor: Monitor) -> None:
         linux.set_child_subreaper(False)
     except Exception as error:
         monitor.diag.exception(error)
-    survival = monitor.survival
     if monitor.options.exit_command is not None and (survival is None or survival.owes_command):
         from pyconmon.exit_report import run_exit_command
 

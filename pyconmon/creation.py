@@ -53,6 +53,16 @@ class Creation:
             if self.attach_fd < 0:
                 raise ValueError("--attach specified but _OCI_ATTACHPIPE was not")
 
+    def tell_attached(self) -> None:
+        """Clients can connect now; a caller that has gone meanwhile does not stop the command."""
+        if self.attach_fd >= 0:
+            from pyconmon.sync_pipe import encode
+
+            try:
+                os.write(self.attach_fd, encode("data", 0))
+            except OSError:
+                pass
+
     def make_pipes(self, *, survive: bool) -> None:
         """Make the container's streams, unless it has the caller's. Raises OSError.
 

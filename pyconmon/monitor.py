@@ -18,7 +18,7 @@ from pyconmon.reaper import UNKNOWN, Reaper, exit_status
 from pyconmon.runtime import no_pid, read_pid
 from pyconmon.stdio import Reader
 from pyconmon.streams import Streams
-from pyconmon.sync_pipe import SyncPipe, encode
+from pyconmon.sync_pipe import SyncPipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ class Monitor:
             self.streams.take(creation.ours)
             creation.ours = {}
             self._open_endpoints()
-        if creation.attach_fd >= 0:
-            os.write(creation.attach_fd, encode("data", 0))
+        creation.tell_attached()
         return path
 
     def begin(self, creation: Creation) -> None:
