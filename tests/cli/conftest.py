@@ -16,8 +16,10 @@ import pytest
 from tests.helpers.bundles import rootfs
 from tests.helpers.monitors import PYTHON
 from tests.helpers.need import need
-from tests.helpers.session import TOKEN
+from tests.helpers.session import SESSION_DIR, TOKEN
 
+# C conmon leaves its console socket behind when a command with a terminal cannot be started.
+ENVIRONMENT = {**os.environ, "TMPDIR": str(SESSION_DIR)}
 _numbers = itertools.count(1)
 
 
@@ -49,6 +51,7 @@ class Cli:
         return [str(word) for word in (*command, *words)]
 
     def __call__(self, *words: str | Path, stdin: str = "", **more: Any) -> Result:
+        more.setdefault("env", ENVIRONMENT)
         done = subprocess.run(
             self.argv(*words), input=stdin, capture_output=True, text=True, timeout=100, **more
         )
@@ -56,6 +59,7 @@ class Cli:
 
     def start(self, *words: str | Path, **more: Any) -> subprocess.Popen[str]:
         """The same, going on; its streams are pipes."""
+        more.setdefault("env", ENVIRONMENT)
         pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")} | more
         return subprocess.Popen(self.argv(*words), text=True, **pipes)
 

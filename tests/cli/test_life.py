@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli
+from tests.cli.conftest import ENVIRONMENT, Cli
 from tests.helpers.bundles import make_bundle, rootfs
 from tests.helpers.waiting import gone, wait_until
 
@@ -193,7 +193,7 @@ def test_what_the_container_is_given(cli: Cli, tmp_path: Path) -> None:
     words += ["--mount", f"type=bind,src={data},dst=/media,rw"]
     words += ["--mount", "type=tmpfs,dst=/srv,size=1m"]
     data.chmod(0o777)
-    environment = {**os.environ, "GIVEN": "2"}
+    environment = {**ENVIRONMENT, "GIVEN": "2"}
     name = cli.name()
     done = cli(
         "run", "--rm", "--name", name, "--rootfs", root, *words, "sh", "-c", script,

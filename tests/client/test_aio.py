@@ -32,6 +32,7 @@ from pyconmon_client import (
     aio,
 )
 from tests.helpers.bundles import make_bundle
+from tests.helpers.session import SESSION_DIR
 from tests.helpers.waiting import gone, wait_until
 
 CONCURRENT = int(os.environ.get("CONCURRENT_EXECS", "60"))
@@ -42,7 +43,9 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @pytest.fixture
 def native(monitor_path: Path, runc: Path, tmp_path: Path) -> aio.Runtime:
-    return aio.Runtime(runc, tmp_path / "containers", monitor_path)
+    # C conmon leaves its console socket behind when a command with a terminal cannot be started.
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(SESSION_DIR)}
+    return aio.Runtime(runc, tmp_path / "containers", monitor_path, environment)
 
 
 @pytest.fixture

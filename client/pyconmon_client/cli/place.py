@@ -55,6 +55,12 @@ def find_program(given: str | None, names: Sequence[str], option: str) -> str:
     raise click.UsageError(f"no {' or '.join(names)} on this machine: give {option}")
 
 
+def _environment() -> dict[str, str]:
+    """The monitors': what they use, and nothing else of ours."""
+    found = {key: os.environ[key] for key in ("XDG_RUNTIME_DIR", "TMPDIR") if key in os.environ}
+    return {"PATH": (os.environ.get("PATH") or "/usr/bin:/bin") + _SBIN, **found}
+
+
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What the user wants of a new container, besides its bundle."""
@@ -92,7 +98,12 @@ class Place:
         self._options = ["--runtime", runtime, "--monitor", monitor]
         self._options += ["--cgroup-manager", cgroup_manager]
         self.runtime = CommandRuntime(
-            runtime, self._records, monitor, cgroup_manager=cgroup_manager, dialect="modern"
+            runtime,
+            self._records,
+            monitor,
+            _environment(),
+            cgroup_manager=cgroup_manager,
+            dialect="modern",
         )
 
     def names(self) -> list[str]:
