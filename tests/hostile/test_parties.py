@@ -142,15 +142,13 @@ def test_a_runtime_that_hangs_dies_with_its_monitor(drive: Make, tmp_path: Path)
     container = drive(["true"])
     said = tmp_path / "said"
     container.runtime = runtime(
-        tmp_path / "rt", f"trap '' TERM; echo $$ >{said}.new; mv {said}.new {said}; sleep 1000"
+        tmp_path / "rt", f"trap '' TERM; echo $$ >{said}.new; mv {said}.new {said}; exec sleep 1000"
     )
     container.launch()
     pid = int(wait_until(said.read_text, what="the runtime"))
     kill_monitor(container)
     wait_until(lambda: gone(pid), what="the runtime's end")
     assert container.sync.rest() == b""
-    for child in subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True).stdout.split():
-        os.kill(int(child), signal.SIGKILL)
 
 
 # --- callers
