@@ -14,10 +14,10 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from . import control
+from .closing import Closing
 from .deadline import Deadline
 from .errors import AttachError, NotRunningError, WaitTimeout
 
@@ -115,7 +115,7 @@ def connect(path: str, timeout: float = _CONNECT_LIMIT) -> socket.socket:
         os.close(target)
 
 
-class Attachment:
+class Attachment(Closing):
     """A connection made by `attach()`. One thread may read while another one writes; `close()` when
     done.
 
@@ -269,17 +269,6 @@ class Attachment:
         """
         self.ended = True
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class SendTimeout(WaitTimeout):

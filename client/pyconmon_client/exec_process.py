@@ -11,18 +11,18 @@ import os
 import select
 import signal
 from collections.abc import Iterator
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from . import control
 from .attach import Attachment, Output
+from .closing import Closing
 from .deadline import Deadline
 from .errors import ContainerStateError, ExecStartError, PyconmonError, WaitTimeout
 from .exec_session import ExecRequest, ExecSession, drain
 from .exec_sync import MAX_OUTPUT, Capture, ExecResult, reason
 
 
-class ExecProcess:
+class ExecProcess(Closing):
     """A command that was started in a container by Runtime.exec. One thread at a time, please."""
 
     def __init__(self, request: ExecRequest, *, stdin: bool = True) -> None:
@@ -183,17 +183,6 @@ class ExecProcess:
     @property
     def _words(self) -> str:
         return repr(" ".join(self._request.command))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _feed(fd: int, data: memoryview) -> memoryview:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
+
+from .closing import Closing
 
 MODIFY = 0x00000002
 CLOSE_WRITE = 0x00000008
@@ -45,7 +46,7 @@ class Event(NamedTuple):
         return bool(self.mask & Q_OVERFLOW)
 
 
-class Inotify:
+class Inotify(Closing):
     """An inotify instance; `fileno()` is readable when there are events."""
 
     def __init__(self) -> None:
@@ -79,17 +80,6 @@ class Inotify:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def parse(data: bytes) -> list[Event]:

@@ -14,16 +14,16 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from datetime import datetime, timedelta
-from types import TracebackType
 from typing import BinaryIO, Self
 
 from . import inotify
+from .closing import Closing
 from .errors import InvalidArgumentError, LogFormatError, PyconmonError
 from .records import MAX_LINE, Joiner, Line, parse_since
 from .series import BLOCK, MAX_RECORD, has_more, is_removed, open_series, same_file, skip_to_tail
 
 
-class LogReader:
+class LogReader(Closing):
     """An iterator over the lines of a log; see `logs()`. `close()` may be called from another
     thread.
     """
@@ -101,17 +101,6 @@ class LogReader:
         except ValueError:
             return  # it runs in another thread, which lets go of everything
         self._release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_lines"):

@@ -11,10 +11,9 @@ from __future__ import annotations
 import os
 import select
 import time
-from types import TracebackType
-from typing import Self
 
 from . import inotify
+from .closing import Closing
 from .errors import WaitTimeout
 from .exit_status import UNKNOWN, Exit, kernel_exit_code, read_exit_file
 from .monitor import ProcessId
@@ -22,7 +21,7 @@ from .monitor import ProcessId
 _EVENTS = inotify.MOVED_TO | inotify.CLOSE_WRITE | inotify.DELETE_SELF
 
 
-class ExitWatch:
+class ExitWatch(Closing):
     """Poll `descriptors()` (again after every event: they change), then ask `check()`."""
 
     def __init__(self, exit_file: str, init: ProcessId | None, monitor: ProcessId | None) -> None:
@@ -90,17 +89,6 @@ class ExitWatch:
         if self._inotify is not None:
             self._inotify.close()
             self._inotify = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _ended(pidfd: int) -> bool:

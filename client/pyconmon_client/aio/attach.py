@@ -12,12 +12,11 @@ import errno
 import os
 import socket
 from collections.abc import AsyncIterator
-from types import TracebackType
-from typing import Self
 
 from .. import attach as blocking
 from .. import control
 from ..attach import Output, SendTimeout, Streams, packets
+from ..closing import AsyncClosing
 from ..errors import AttachError, NotRunningError, WaitTimeout
 from .watch import deadline_in, readable, seconds_left, writable
 
@@ -62,7 +61,7 @@ async def _connect(path: str, timeout: float) -> socket.socket:
         os.close(target)
 
 
-class Attachment:
+class Attachment(AsyncClosing):
     """A connection made by `attach()`; `close()` it, best by `async with`.
 
     `async for` gives `Output` pieces until the container's streams end.
@@ -157,17 +156,6 @@ class Attachment:
     def close(self) -> None:
         """Leave the container alone. Idempotent."""
         self._connection.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 async def send_control(bundle: str, message: bytes) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator
-from types import TracebackType
-from typing import Self
 
 from .. import events as blocking
+from ..closing import AsyncClosing
 from ..errors import WaitTimeout
 from ..events import ExitEvent
 from .watch import deadline_in, readable, seconds_left
 
 
-class ExitEvents:
+class ExitEvents(AsyncClosing):
     """An async iterator that gives an `ExitEvent` for every container that ends; it never ends by
     itself. Close it, best by `async with`.
     """
@@ -42,14 +41,3 @@ class ExitEvents:
     def close(self) -> None:
         """Give the watch back."""
         self._events.__exit__(None, None, None)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

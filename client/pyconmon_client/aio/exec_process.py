@@ -12,7 +12,6 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import Self
 
 from ..attach import Output
@@ -334,10 +333,5 @@ class ExecProcess:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await see_through(self.close())

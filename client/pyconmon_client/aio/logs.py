@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from .. import inotify
+from ..closing import AsyncClosing
 from ..errors import LogFormatError
 from ..logs import _CAUGHT_UP
 from ..logs import LogReader as BlockingReader
@@ -95,7 +95,7 @@ class _Reader(BlockingReader):
                 return
 
 
-class LogReader:
+class LogReader(AsyncClosing):
     """An async iterator over the lines of a log; the arguments are those of logs.logs().
 
     Close it with `close()`, best by `async with`.
@@ -121,14 +121,3 @@ class LogReader:
     def close(self) -> None:
         """Give the files back. May be called twice."""
         self._reader.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -12,13 +12,14 @@ import math
 import os
 import select
 from collections.abc import Coroutine, Iterable
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
+
+from ..closing import Closing
 
 T = TypeVar("T")
 
 
-class Watch:
+class Watch(Closing):
     """Descriptors that are watched on the running loop; `close()` gives them back to it."""
 
     def __init__(self) -> None:
@@ -73,17 +74,6 @@ class Watch:
     def close(self) -> None:
         for fd in tuple(self._events):
             self.unregister(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 async def readable(fds: Iterable[int], seconds: float | None = None) -> list[int]:
