@@ -1,8 +1,8 @@
 """Reading a container's k8s-file log: all of it, its end, or along with the container.
 
-Callers rely on `logs()`, whose iterator gives whole lines from the log and its rotated files `.1`
-to `.N`, oldest first, without loss over rotations while it follows, and on following without
-polling. The format itself is in `records.py`. Out of scope: the journal, and compressed files.
+Callers rely on `LogReader` (also called `logs`), which gives whole lines from the log and its
+rotated files `.1` to `.N`, oldest first, without loss over rotations while it follows, and on
+following without polling. The format itself is in `records.py`. Out of scope: the journal, and compressed files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import BinaryIO, Self
 
@@ -22,10 +23,24 @@ from .errors import InvalidArgumentError, LogFormatError, PyconmonError
 from .records import MAX_LINE, Joiner, Line, parse_since
 from .series import BLOCK, MAX_RECORD, has_more, is_removed, open_series, same_file, skip_to_tail
 
+CAUGHT_UP = Line("", b"", "")
+"""Among the lines that come: there are no more now."""
+
 
 class LogReader(Closing):
-    """An iterator over the lines of a log; see `logs()`. `close()` may be called from another
-    thread.
+    """The lines of the log at `path`, with those of its rotated files before them.
+
+    follow: go on with what is written from now, across rotations, until the file `exit_file` exists
+    or `pidfd` (the monitor's) is readable, or else until `close()`; the log need not exist yet.
+    tail: only that many of the lines there are now. since: only lines from then on: an aware
+    datetime, RFC 3339, seconds since 1970, or how long ago (a timedelta or "1h30m"). timestamps:
+    the time stamp and a blank before each line's data. stdout, stderr: which streams. skip_bad:
+    pass over what is not a log record instead of raising LogFormatError. max_line: a line of more
+    bytes comes in pieces.
+
+    Iterating gives `Line` objects; descriptors are held until that ends or `close()`, which another
+    thread may call; best use `with`. Raises InvalidArgumentError at once, PyconmonError while
+    iterating if the log is missing or can't be read.
     """
 
     def __init__(
@@ -77,7 +92,7 @@ class LogReader(Closing):
     def __next__(self) -> Line:
         if not self._closed:
             line = next(self._lines)
-            if self._timestamps:
+            if self._timestamps and line is not CAUGHT_UP:
                 line = self._stamped(line)
             if not self._closed:
                 return line
@@ -117,6 +132,15 @@ class LogReader(Closing):
             os.close(wake)
 
     def _run(self) -> Generator[Line, None, None]:
+        with closing(self.steps()) as steps:
+            for line in steps:
+                if line is CAUGHT_UP:
+                    self._wait()
+                else:
+                    yield line
+
+    def steps(self) -> Generator[Line, None, None]:
+        """The lines, and `CAUGHT_UP` whenever there is something to wait for."""
         try:
             if self._follow:
                 self._watch()
@@ -128,10 +152,10 @@ class LogReader(Closing):
             self._release()
 
     def _wanted(self, records: Iterator[tuple[bytes, bool] | None]) -> Iterator[Line]:
-        """The wanted lines among the records; `_CAUGHT_UP` for None."""
+        """The wanted lines among the records, `CAUGHT_UP` for None."""
         for record in records:
             if record is None:
-                yield _CAUGHT_UP
+                yield CAUGHT_UP
                 continue
             try:
                 line = self._joiner.add(*record)
@@ -151,25 +175,23 @@ class LogReader(Closing):
         if self._tail is not None:
             held: deque[Line] = deque(maxlen=self._tail)
             for line in lines:
-                if line is _CAUGHT_UP:
+                if line is CAUGHT_UP:
                     break
                 held.append(line)
             yield from held
-        yield from (line for line in lines if line is not _CAUGHT_UP)
+            if self._follow:
+                yield CAUGHT_UP
+        yield from lines
 
     def _records(self) -> Iterator[tuple[bytes, bool] | None]:
-        """Every record of the series, and whether it has its LF; one None where the present is
-        reached.
-        """
+        """Every record of the series, and whether it has its LF; None where there are no more now."""
         if self._tail is not None and self._since is None and self._tail < 100_000:
             skip_to_tail(self._files, self._tail, {name.encode() for name in self._streams})
         rest = b""
-        caught_up = False
         while not self._closed:
             if self._files:
                 file = self._files[0]
-                data = file.read(BLOCK)
-                if data:
+                if data := file.read(BLOCK):
                     *records, rest = (rest + data).split(b"\n")
                     for record in records:
                         yield record, True
@@ -191,10 +213,7 @@ class LogReader(Closing):
                     continue
             if not self._follow:
                 break
-            if not caught_up:
-                caught_up = True
-                yield None
-            self._wait()
+            yield None
         if rest and not self._closed:
             yield rest, False
 
@@ -219,32 +238,41 @@ class LogReader(Closing):
             ) from error
 
     def _wait(self) -> None:
-        """Waits until there may be more to read, or until the reader is closed; notes when there
-        can't be.
-        """
+        """Until there may be more to read, or the reader is closed."""
+        poller = select.poll()
+        for fd in (fds := self.waited_for()):
+            poller.register(fd, select.POLLIN)
+        while fds and not self.has_news([fd for fd, _ in poller.poll()]):
+            pass
+
+    def waited_for(self) -> list[int]:
+        """Descriptors, one of which is readable when there may be more; none for a last look."""
         assert self._watcher is not None
+        if self._closed:
+            return []
         if self._ended():
-            # Everything is in the log before the exit file appears: one last look, and no more
-            # waiting.
+            # Everything is in the log before the exit file appears.
             self._follow = False
             self._open()
-            return
-        poller = select.poll()
-        for fd in (self._watcher.fileno(), self._wake, self._pidfd):
-            if fd is not None:
-                poller.register(fd, select.POLLIN)
+            return []
+        fds = [self._watcher.fileno(), self._wake]
+        return fds if self._pidfd is None else [*fds, self._pidfd]
+
+    def has_news(self, ready: Collection[int]) -> bool:
+        """Whether that was worth waking up for; `ready` are those that are readable."""
+        assert self._watcher is not None
+        if self._closed or self._pidfd in ready:
+            return True
+        events = self._watcher.read()
+        if any(event.mask & inotify.DELETE_SELF for event in events):
+            self._follow = False  # the directory is gone, and the last writer's file with it
         names = {os.path.basename(self.path), os.path.basename(os.path.realpath(self.path)), ""}
         if self._exit_file is not None:
             names.add(os.path.basename(self._exit_file))
-        while not self._closed:
-            if self._pidfd in [fd for fd, _ in poller.poll()]:
-                return
-            events = self._watcher.read()
-            if any(event.mask & inotify.DELETE_SELF for event in events):
-                self._follow = False  # the directory is gone, and the last writer's file with it
-            if any(event.overflow or event.name in names for event in events):
-                self._open()
-                return
+        if any(event.overflow or event.name in names for event in events):
+            self._open()
+            return True
+        return False
 
     def _open(self) -> None:
         if not self._files:
@@ -270,47 +298,4 @@ class LogReader(Closing):
         return open_series(self.path, after=status)
 
 
-_CAUGHT_UP = Line("", b"", "")
-
-
-def logs(
-    path: str | os.PathLike[str],
-    *,
-    follow: bool = False,
-    tail: int | None = None,
-    since: datetime | timedelta | str | int | float | None = None,
-    timestamps: bool = False,
-    stdout: bool = True,
-    stderr: bool = True,
-    exit_file: str | os.PathLike[str] | None = None,
-    pidfd: int | None = None,
-    skip_bad: bool = False,
-    max_line: int = MAX_LINE,
-) -> LogReader:
-    """The lines of the log at `path`, with those of its rotated files before them.
-
-    follow: go on with what is written from now, across rotations, until the file `exit_file` exists
-    or `pidfd` (the monitor's) is readable, or else until `close()`; the log need not exist yet.
-    tail: only that many of the lines there are now. since: only lines from then on: an aware
-    datetime, RFC 3339, seconds since 1970, or how long ago (a timedelta or "1h30m"). timestamps:
-    the time stamp and a blank before each line's data. stdout, stderr: which streams. skip_bad:
-    pass over what is not a log record instead of raising LogFormatError. max_line: a line of more
-    bytes comes in pieces.
-
-    The iterator gives `Line` objects; it holds descriptors until it is exhausted or closed, best by
-    `with`. Raises InvalidArgumentError at once, PyconmonError while iterating if the log is missing
-    or can't be read.
-    """
-    return LogReader(
-        path,
-        follow=follow,
-        tail=tail,
-        since=since,
-        timestamps=timestamps,
-        stdout=stdout,
-        stderr=stderr,
-        exit_file=exit_file,
-        pidfd=pidfd,
-        skip_bad=skip_bad,
-        max_line=max_line,
-    )
+logs = LogReader

@@ -192,7 +192,7 @@ class Runtime(Operations):
     def logs(
         self, container: Container, *, follow: bool = False, **options: Any
     ) -> log_files.LogReader:
-        """The lines of its log (see logs.logs for tail, since, timestamps...); follow ends with it."""
+        """The lines of its log (see LogReader for tail, since, timestamps...); follow ends with it."""
         if not container.log_path:
             raise PyconmonError(f"could not read logs of container {container.name}: it has no log")
         exit_file = self.exit_file(container) if follow else None

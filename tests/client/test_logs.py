@@ -383,11 +383,19 @@ def test_following_a_real_container_to_its_end(drives: Drives) -> None:
 
 
 def test_a_real_log_that_is_truncated_shows_its_last_lines(drives: Drives) -> None:
-    container = drives("seq", "2000", options=["--log-size-max", "5000"]).run()
-    assert container.wait_exit() == 0
-    lines = texts(logs(container.log))
-    assert lines == [b"%d\n" % n for n in range(2001 - len(lines), 2001)]
-    assert lines
+    container = drives("cat", stdin=True, options=["--log-size-max", "5000"]).run()
+    follower = Follower(container.log, exit_file=container.exit_file)
+    with attach(container.directory) as attachment:
+        for number in range(1000):  # far more than fit
+            attachment.send(b"%d\n" % number)
+            follower.until(b"%d\n" % number)
+            lines = texts(logs(container.log))
+            if lines[0] != b"0\n" and len(lines) > 10:
+                break
+    assert follower.end() == [b"%d\n" % each for each in range(number + 1)]
+    assert texts(logs(container.log)) == lines
+    assert lines == [b"%d\n" % each for each in range(number + 1 - len(lines), number + 1)]
+    assert 10 < len(lines) < number
 
 
 @pytest.mark.parametrize("monitor_path", [PYCONMON], ids=["pyconmon"])
