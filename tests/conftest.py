@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,11 +25,17 @@ for _name in [name for name in os.environ if name.startswith(("_OCI_", "PYCONMON
 
 
 def _ordinary_signals() -> None:
-    """Undo what a starter of ours that uses posix_spawn (make does) leaves: glibc ignores 32 and 33.
+    """Undo what whoever started us has left: else all processes of the tests have it, containers too.
 
-    They are its own, and it refuses to let anybody set them: ask the kernel. Otherwise every process
-    of the tests would have them ignored, containers too.
+    A shell starts what runs in its background with INT and QUIT ignored, nohup ignores HUP. A starter
+    that uses posix_spawn (make does) leaves 32 and 33 ignored: they are glibc's own, and it refuses to
+    let anybody set them, so the kernel is asked.
     """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for usual in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(usual) == signal.SIG_IGN:
+            ours = signal.default_int_handler if usual == signal.SIGINT else signal.SIG_DFL
+            signal.signal(usual, ours)
     number = {"x86_64": 13, "aarch64": 134}.get(platform.machine())  # rt_sigaction
     if number is not None:
         default = ctypes.create_string_buffer(64)
