@@ -14,7 +14,7 @@ import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from . import argv as argv_of
 from . import process_tree, spawn
@@ -33,10 +33,16 @@ from .wire import SyncReader
 
 Output = Literal["auto", "caller", "log", "none"]
 
+# Files in the bundle: what would be taken for this run's, and what is of no use after it.
+STALE = ("exit", "oom", "pidfile", "conmon.pid")
+ENDPOINTS = ("ctl", "winsz", "attach", "conmon.pid", "pidfile")
+
 # The end of what a monitor printed is enough for an error, and all that is kept.
 _STDERR_KEPT = 64 * 1024
 # A monitor that has failed says so and leaves; this is for one that hangs after closing its pipe.
-_LEAVING_SECONDS = 10.0
+LEAVING_SECONDS = 10.0
+# A runtime that is late gets a little more, since one that is killed leaves cgroups behind.
+FINISHING_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +110,19 @@ def create(request: CreateRequest) -> tuple[int, spawn.Child]:
         if stderr >= 0:
             start.owned.remove(write)
             os.close(write)
-        conversation = _Conversation(
+        conversation = Conversation(
             request, child, SyncReader(parent.fileno()), stderr, before, mark
         )
         try:
-            return conversation.pid(), child
-        except BaseException:
+            return conversation.pid(request.seconds), child
+        except CreateTimeout:
+            conversation.give_up(FINISHING_SECONDS)
+            raise
+        except PyconmonError:
             conversation.end()
+            raise
+        except BaseException:
+            conversation.give_up(LEAVING_SECONDS)
             raise
     finally:
         start.close()
@@ -118,7 +130,7 @@ def create(request: CreateRequest) -> tuple[int, spawn.Child]:
         child_end.close()
 
 
-class _Conversation:
+class Conversation:
     """Waiting for the one message, with the monitor's stderr kept and its end noticed."""
 
     def __init__(
@@ -133,11 +145,12 @@ class _Conversation:
         self.request, self.child, self.sync, self._stderr = request, child, sync, stderr
         self._before, self._mark = before, mark
         self._said = bytearray()
-        self._deadline = time.monotonic() + request.seconds
         if stderr >= 0:
             os.set_blocking(stderr, False)
 
-    def pid(self) -> int:
+    def pid(self, seconds: float) -> int:
+        """The container's pid; CreateError, CreateTimeout."""
+        deadline = time.monotonic() + seconds
         poller = select.poll()
         poller.register(self.sync.fd, select.POLLIN)
         if self._stderr >= 0:
@@ -153,20 +166,16 @@ class _Conversation:
                 raise self._failed(first.message.strip())
             if self.sync.eof:
                 raise self._failed("")
-            left = self._deadline - time.monotonic()
+            left = deadline - time.monotonic()
             if left <= 0:
-                raise CreateTimeout(
-                    f"could not create container {self.request.name}: its monitor "
-                    f"{self.request.monitor_path} reported no pid within {self.request.seconds} s",
-                    self.said(),
-                )
+                raise self._late(seconds)
             for fd, _ in poller.poll(int(left * 1000) + 1):
                 if fd == self._stderr and not self._listen():
                     poller.unregister(fd)
 
     def _see_foreground_off(self) -> None:
         """The modern dialect's first process ends when it has forked the real monitor."""
-        if self.request.daemon and self.child.wait(_LEAVING_SECONDS) != 0:
+        if self.request.daemon and self.child.wait(LEAVING_SECONDS) != 0:
             raise self._failed(f"the monitor's first process: status {self.child.returncode}")
 
     def _let_go(self, pid: int) -> None:
@@ -176,8 +185,16 @@ class _Conversation:
             if process > 0:
                 process_tree.unmark(process)
 
+    def _late(self, seconds: float) -> MonitorError:
+        request = self.request
+        return CreateTimeout(
+            f"could not create container {request.name}: its monitor {request.monitor_path} "
+            f"reported no pid within {seconds} s",
+            self.said(),
+        )
+
     def _failed(self, reason: str) -> MonitorError:
-        self.child.wait(_LEAVING_SECONDS)
+        self.child.wait(LEAVING_SECONDS)
         said = self.said()
         status = self.child.returncode
         how = (
@@ -214,19 +231,32 @@ class _Conversation:
                 pass
         return self._said.decode("utf-8", "replace")
 
+    def give_up(self, seconds: float) -> None:
+        """Let a healthy runtime come to its end; the container is the caller's to delete then."""
+        try:
+            self.pid(seconds)
+        except PyconmonError:
+            self.end()
+        except BaseException:
+            self.end()
+            raise
+        else:
+            self.child.leave()
+
     def end(self) -> None:
         """Nothing that this monitor started stays: the runtime, the container, the monitor."""
-        roots = {root for root in (ProcessId.of(self.child.pid), self._daemon()) if root}
-        if self.child.returncode is not None:
-            roots = {root for root in roots if root.pid != self.child.pid}
-        process_tree.end(self._mark, roots)
-        self.child.wait(_LEAVING_SECONDS)
+        process_tree.end(self._mark, self._roots())
+        self.child.wait(LEAVING_SECONDS)
         try:
             self.child.send_signal(signal.SIGKILL)
         except ProcessLookupError:
             pass
-        self.child.wait(_LEAVING_SECONDS)
+        self.child.wait(LEAVING_SECONDS)
         self.child.close()
+
+    def _roots(self) -> set[ProcessId]:
+        first = ProcessId.of(self.child.pid) if self.child.returncode is None else None
+        return {root for root in (first, self._daemon()) if root}
 
     def _daemon(self) -> ProcessId | None:
         """The background monitor of a modern create that went wrong."""
@@ -238,13 +268,24 @@ class _Conversation:
 def forget_half_made(container: Container, oci: OciRuntime) -> None:
     """After a failed create: the runtime may have got as far as keeping a state for it."""
     try:
-        # One of another bundle is somebody else's container of the same name.
-        bundle = oci.state(container.name).get("bundle")
-        if bundle == os.path.realpath(container.bundle_path):
+        if is_of(container, oci.state(container.name)):
+            monitor = half_made_monitor(container)
             argv = argv_of.runtime_delete(oci.path, container.name, force=True)
             oci.call("delete", argv, container.name)
+            if monitor is not None:
+                monitor.wait(LEAVING_SECONDS)
     except PyconmonError:
         pass
+    spawn.reap()
+
+
+def is_of(container: Container, state: Mapping[str, Any]) -> bool:
+    """Whether that is its state; one of another bundle is somebody else's of the same name."""
+    return bool(state.get("bundle") == os.path.realpath(container.bundle_path))
+
+
+def half_made_monitor(container: Container) -> ProcessId | None:
+    return read_pidfile(os.path.join(container.bundle_path, "conmon.pid"), container.name)
 
 
 def remove_leftovers(bundle: str, names: Sequence[str]) -> None:

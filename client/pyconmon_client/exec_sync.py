@@ -43,7 +43,7 @@ class Capture:
         self.data += chunk[: max(0, room)]
 
 
-class _Run:
+class Run:
     """The poll loop of one call."""
 
     def __init__(self, session: ExecSession, stdin: bytes, max_output: int) -> None:
@@ -119,9 +119,9 @@ def run(
         session = ExecSession(request, stdin=stdin is not None)
     except (OSError, PyconmonError) as error:
         raise ExecStartError(b"", b"", -1, error) from error
-    loop: _Run | None = None
+    loop: Run | None = None
     try:
-        loop = _Run(session, stdin or b"", max_output)
+        loop = Run(session, stdin or b"", max_output)
         if not loop.until_end(timeout):
             session.end_everything()
             # Once more: it may have ended by itself in the last moment, or printed more.

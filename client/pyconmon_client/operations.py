@@ -34,8 +34,6 @@ from .wait import ExitWatch
 # After the runtime says "stopped": how long a living monitor may take to write the exit file.
 _REPORT_SECONDS = 30.0
 _KILL_SECONDS = 10.0
-_STALE = ("exit", "oom", "pidfile", "conmon.pid")
-_ENDPOINTS = ("ctl", "winsz", "attach", "conmon.pid", "pidfile")
 
 
 class Operations:
@@ -56,7 +54,8 @@ class Operations:
             raise InvalidArgumentError(
                 f"cgroup_manager is cgroupfs or systemd, not {cgroup_manager!r}"
             )
-        self._oci = OciRuntime(resolve(path), create_timeout)
+        self.oci = OciRuntime(resolve(path), create_timeout)
+        """For what has no operation here."""
         self._container_dir = os.fspath(container_dir) if container_dir else ""
         self._monitor = MonitorProgram(resolve(conmon_path), conmon_env, dialect)
         self._systemd_cgroup = cgroup_manager == "systemd"
@@ -65,12 +64,12 @@ class Operations:
     @property
     def name(self) -> str:
         """The runtime's base name, such as "runc"."""
-        return os.path.basename(self._oci.path)
+        return os.path.basename(self.oci.path)
 
     @property
     def path(self) -> str:
         """The runtime's path."""
-        return self._oci.path
+        return self.oci.path
 
     @property
     def container_dir(self) -> str:
@@ -83,13 +82,18 @@ class Operations:
         return self._monitor.path
 
     @property
+    def environment(self) -> Mapping[str, str]:
+        """The monitors'."""
+        return self._monitor.environment
+
+    @property
     def dialect(self) -> Dialect:
         """The dialect asked for: "auto", "classic" or "modern"."""
         return self._monitor.setting
 
     def version(self) -> str:
         """The runtime's version: the last word of the first line of `RUNTIME -v`."""
-        return self._oci.version()
+        return self.oci.version()
 
     def runtime_ready(self) -> bool:
         """Always True, as in the Go client."""
@@ -142,7 +146,7 @@ class Operations:
                 log = creation.log_of(container, output, stdio)
                 if log != "passthrough":
                     stdio = (-1, -1, -1)
-                argv = self._modern_create(container, log, stdin, leave_stdin_open)
+                argv = self.modern_argv(container, log, stdin, leave_stdin_open)
             request = creation.CreateRequest(
                 self.conmon_path,
                 argv,
@@ -154,17 +158,18 @@ class Operations:
                 seconds=self._create_timeout if timeout is None else timeout,
                 stderr_file=stdio[2] if creation.is_file(stdio[2]) else -1,
             )
-            creation.remove_leftovers(container.bundle_path, _STALE)
+            creation.remove_leftovers(container.bundle_path, creation.STALE)
             try:
                 pid, child = creation.create(request)
-            except PyconmonError:
-                creation.forget_half_made(container, self._oci)
+                self.note_created(container, pid, child, classic)
+            except BaseException:
+                creation.forget_half_made(container, self.oci)
                 raise
-            self._note_created(container, pid, child, classic)
 
-    def _modern_create(
+    def modern_argv(
         self, container: Container, log: str, stdin: bool, leave_stdin_open: bool
     ) -> list[str]:
+        """The monitor's arguments; what is in the way of its exit file is removed."""
         exit_dir = ""
         if self._container_dir:
             exit_dir = self.exit_dir
@@ -183,9 +188,10 @@ class Operations:
             leave_stdin_open=leave_stdin_open,
         )
 
-    def _note_created(
+    def note_created(
         self, container: Container, pid: int, child: spawn.Child, classic: bool
     ) -> None:
+        """Keep what a monitor has told of a new container, in memory and in its record."""
         container.dialect = "classic" if classic else "modern"
         container.init = ProcessId.of(pid)
         if classic:
@@ -209,7 +215,7 @@ class Operations:
         """Let a created container run. Raises RuntimeCommandError with the runtime's reason."""
         with container.lock:
             argv = argv_of.runtime_start(self.path, container.name)
-            self._oci.call("start", argv, container.name)
+            self.oci.call("start", argv, container.name)
             if container.state is None:
                 container.state = ContainerState(id=container.name)
             container.state.status = RUNNING
@@ -282,7 +288,7 @@ class Operations:
         follows by update_status or wait.
         """
         with container.lock:
-            init = lookup.init_of(container, self._oci)
+            init = lookup.init_of(container, self.oci)
             pidfd = init.open() if init else None
             try:
                 try:
@@ -291,7 +297,7 @@ class Operations:
                     raise
                 except RuntimeCommandError:
                     # "not running" is what was wanted; anything else is an error.
-                    if self._oci.status(container.name) != STOPPED:
+                    if self.oci.status(container.name) != STOPPED:
                         raise
                 if pidfd is not None and not (
                     spawn.wait_pidfd(pidfd, timeout) or spawn.kill_pidfd(pidfd, _KILL_SECONDS)
@@ -308,7 +314,7 @@ class Operations:
     def kill_container(self, container: Container, signal: str | int = "KILL") -> None:
         """Send a signal ("TERM", "SIGTERM" or a number) to the container's first process."""
         argv = argv_of.runtime_kill(self.path, container.name, str(signal))
-        self._oci.call("signal", argv, container.name)
+        self.oci.call("signal", argv, container.name)
 
     def delete_container(self, container: Container, force: bool = False) -> None:
         """Remove a container that has ended (with `force`, end it), its record and endpoints.
@@ -319,7 +325,7 @@ class Operations:
             lookup.monitor_of(container)
             argv = argv_of.runtime_delete(self.path, container.name, force=force)
             try:
-                self._oci.call("delete", argv, container.name)
+                self.oci.call("delete", argv, container.name)
             except ContainerNotFound:
                 # Gone already, perhaps with the machine's last boot: the rest is still ours.
                 if container.name not in store.names(self._container_dir):
@@ -340,7 +346,7 @@ class Operations:
                 os.close(pidfd)
         spawn.reap()
         try:
-            creation.remove_leftovers(container.bundle_path, _ENDPOINTS)
+            creation.remove_leftovers(container.bundle_path, creation.ENDPOINTS)
         except PyconmonError:
             pass
 
@@ -353,10 +359,10 @@ class Operations:
         """
         spawn.reap()
         with container.lock:
-            reported = self._oci.state(container.name)
+            reported = self.oci.state(container.name)
             state = container.state = container.state or ContainerState()
             state.merge(reported)
-            init = lookup.init_of(container, self._oci, reported)
+            init = lookup.init_of(container, self.oci, reported)
             monitor = lookup.monitor_of(container)
             state.monitored = monitor.alive() if monitor else (False if init else None)
             if state.status == STOPPED:

@@ -65,7 +65,7 @@ class RunError(PyconmonError):
         super().__init__(f"container {name} did not succeed: {why}")
 
 
-class _Streams:
+class Streams:
     """The pipes of one run: [0] the container's ends, then ours."""
 
     def __init__(self, stdin: bytes | None, max_output: int) -> None:
@@ -124,7 +124,7 @@ class _Streams:
 
 
 @dataclass(slots=True)
-class _Limits:
+class Limits:
     timeout: float | None
     kill_on_output: bool
     timed_out: bool = False
@@ -142,7 +142,7 @@ def run(
     watch_exit: Callable[[Container], ExitWatch],
 ) -> RunResult:
     """Create, start, collect, delete."""
-    streams = _Streams(stdin, max_output)
+    streams = Streams(stdin, max_output)
     try:
         # The modern dialect tells of memory running out; the classic one has nowhere to.
         setting = operations.dialect
@@ -159,7 +159,7 @@ def run(
             raise type(error)(f"{error} {said}".strip(), said) from error
         try:
             streams.close(*streams.child)
-            limits = _Limits(timeout, kill_on_output)
+            limits = Limits(timeout, kill_on_output)
             with watch_exit(container) as watch:
                 begun = time.monotonic()
                 operations.start_container(container)
@@ -188,9 +188,9 @@ def run(
 def _follow(
     operations: Operations,
     container: Container,
-    streams: _Streams,
+    streams: Streams,
     watch: ExitWatch,
-    limits: _Limits,
+    limits: Limits,
 ) -> Exit:
     """Copy output until the container has ended; kill it at a limit."""
     deadline = Deadline(limits.timeout)

@@ -53,7 +53,7 @@ class Runtime(Operations):
 
     def watch_exit(self, container: Container) -> ExitWatch:
         """What wait() waits on, for callers with an event loop of their own; close it."""
-        init = lookup.init_of(container, self._oci)
+        init = lookup.init_of(container, self.oci)
         return ExitWatch(self.exit_file(container), init, lookup.monitor_of(container))
 
     def recover(self, container: Container, timeout: float = 30.0) -> bool:
@@ -68,11 +68,11 @@ class Runtime(Operations):
             if monitor is not None and monitor.alive():
                 return False
             taken_by = recovery.recover(
-                self.conmon_path, self._monitor.environment, container.bundle_path, timeout
+                self.conmon_path, self.environment, container.bundle_path, timeout
             )
             if taken_by is None:
                 return False
-            init = lookup.init_of(container, self._oci)
+            init = lookup.init_of(container, self.oci)
             if init is None or not init.alive():
                 taken_by.wait(timeout)
             container.monitor = taken_by
@@ -200,7 +200,7 @@ class Runtime(Operations):
 
     def stats(self, container: Container) -> statistics.Stats:
         """CPU, memory, I/O and number of its processes now; NotRunningError."""
-        init = lookup.init_of(container, self._oci)
+        init = lookup.init_of(container, self.oci)
         if init is None or not init.alive():
             raise NotRunningError(f"could not measure container {container.name}: it does not run")
         return statistics.stats(init.pid)

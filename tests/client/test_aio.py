@@ -121,7 +121,10 @@ def test_a_life(native: aio.Runtime, make: Make, run: Run) -> None:
     run(life())
 
 
-def test_what_cannot_be_created(native: aio.Runtime, make: Make, run: Run, tmp_path: Path) -> None:
+def test_what_cannot_be_created(
+    native: aio.Runtime, make: Make, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyconmon_client.creation.FINISHING_SECONDS", 0.2)
     slow = tmp_path / "slow-runtime"
     slow.write_text(
         f'#!/bin/sh\ncase "$*" in *create*) sleep 600 ;; esac\n{native.blocking.path} "$@"\n'

@@ -24,6 +24,8 @@ from pyconmon_client import (
     NotRunningError,
     Runtime,
     RuntimeCommandError,
+    creation,
+    spawn,
 )
 from tests.helpers.bundles import no_pid_namespace
 from tests.helpers.descriptors import descriptors
@@ -204,8 +206,11 @@ def test_two_containers_of_one_name(runtime: Runtime, running: Container, make: 
     assert runtime.update_status(running).status == "running", "the first one must not suffer"
 
 
-def test_create_time_limit(tmp_path: Path, make: Make, monitor_path: Path) -> None:
+def test_create_time_limit(
+    tmp_path: Path, make: Make, monitor_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A runtime that hangs: everything the monitor had started ends with it."""
+    monkeypatch.setattr(creation, "FINISHING_SECONDS", 0.2)
     pids = tmp_path / "pids"
     hanging = tmp_path / "hanging-runtime"
     hanging.write_text(
@@ -219,6 +224,57 @@ def test_create_time_limit(tmp_path: Path, make: Make, monitor_path: Path) -> No
     assert children() == before
     for pid in pids.read_text().split():
         wait_until(lambda pid=pid: gone(int(pid)), what=f"the end of {pid}")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("how", ["late", "interrupted"])
+def test_a_create_that_is_given_up_leaves_nothing(
+    how: str, runtime: Runtime, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runtime comes to its end, so that all it has made is known, and then deleted."""
+    begun, groups = tmp_path / "begun", tmp_path / "groups"
+    name = f"pyconmon-test-{os.getpid()}"
+    slow = tmp_path / "slow-runtime"
+    slow.write_text(
+        f"""#!/bin/sh
+        case " $* " in *" create "*)
+            touch {begun}; sleep 1; {runtime.path} "$@" || exit
+            ls -d /sys/fs/cgroup/{name} /sys/fs/cgroup/*/{name} >{groups} 2>/dev/null; exit 0
+        esac
+        exec {runtime.path} "$@"
+        """
+    )
+    slow.chmod(0o755)
+    monkeypatch.setattr(creation, "FINISHING_SECONDS", 60.0)
+    monkeypatch.setattr(creation, "LEAVING_SECONDS", 60.0)
+    before = children()
+    client = Runtime(slow, tmp_path / "containers", runtime.conmon_path)
+    container = make("true", edit=lambda config: config["linux"].update(cgroupsPath=f"/{name}"))
+    if how == "late":
+        with pytest.raises(CreateTimeout, match="no pid within"):
+            client.create_container(container, stdio=(-1, -1, -1), timeout=0.3)
+    else:
+        listen, calls = creation.Conversation.pid, list[float]()
+
+        def interrupt(conversation: creation.Conversation, seconds: float) -> int:
+            calls.append(seconds)
+            if len(calls) > 1:
+                return listen(conversation, seconds)
+            wait_until(begun.exists, what="the runtime's start")
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(creation.Conversation, "pid", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            client.create_container(container, stdio=(-1, -1, -1))
+    with pytest.raises(ContainerNotFound):
+        client.update_status(container)
+    assert not [group for group in groups.read_text().split() if os.path.exists(group)]
+
+    def all_reaped() -> bool:
+        spawn.reap()
+        return children() == before
+
+    wait_until(all_reaped, what="the end of all processes")
+    assert client.list() == []
 
 
 def test_a_foreign_exit_file_is_named(runtime: Runtime, make: Make) -> None:

@@ -94,6 +94,6 @@ def test_interrupted(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyconmon_client.run._Streams.serve", interrupt)
+    monkeypatch.setattr("pyconmon_client.run.Streams.serve", interrupt)
     with pytest.raises(KeyboardInterrupt):
         runtime.run(bundle("sh", "-c", "echo x; sleep 300"))

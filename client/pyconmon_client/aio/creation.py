@@ -10,29 +10,27 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Mapping
 
 from .. import argv as argv_of
 from .. import creation, process_tree, spawn
 from ..container import Container
-from ..creation import CreateRequest
-from ..errors import CreateTimeout, MonitorError, PyconmonError
-from ..exec_session import drain
-from ..lookup import read_pidfile
+from ..creation import LEAVING_SECONDS, CreateRequest
+from ..errors import CreateTimeout, PyconmonError
 from ..monitor import ProcessId
+from ..recovery import Takeover
 from ..wire import SyncReader
 from .ending import end_tree, wait_child, wait_process
 from .oci_runtime import OciRuntime
 from .watch import Watch, deadline_in, seconds_left, see_through
 
-_LEAVING_SECONDS = 10.0
 
-
-class _Conversation(creation._Conversation):
+class _Conversation(creation.Conversation):
     """Waiting for the one message on the event loop; the blocking one's words and rules."""
 
-    async def hear(self) -> int:
+    async def hear(self, seconds: float) -> int:
         """The container's pid; CreateError, CreateTimeout."""
-        deadline = deadline_in(self.request.seconds)
+        deadline = deadline_in(seconds)
         with Watch() as watch:
             watch.register(self.sync.fd)
             if self._stderr >= 0:
@@ -40,47 +38,36 @@ class _Conversation(creation._Conversation):
             while not (messages := self.sync.read()) and not self.sync.eof:
                 ready = await watch.poll(seconds_left(deadline))
                 if not ready and seconds_left(deadline) == 0.0:
-                    raise CreateTimeout(
-                        f"could not create container {self.request.name}: its monitor "
-                        f"{self.request.monitor_path} reported no pid within "
-                        f"{self.request.seconds} s",
-                        self.said(),
-                    )
+                    raise self._late(seconds)
                 if any(fd == self._stderr for fd, _ in ready) and not self._listen():
                     watch.unregister(self._stderr)
         first = messages[0] if messages else None
         if first is None or first.value <= 0 or first.key not in ("pid", "data"):
-            await wait_child(self.child, _LEAVING_SECONDS)
+            await wait_child(self.child, LEAVING_SECONDS)
             raise self._failed(first.message.strip() if first else "")
         # The first process ends when it has forked the real monitor.
-        if await wait_child(self.child, _LEAVING_SECONDS) != 0:
+        if await wait_child(self.child, LEAVING_SECONDS) != 0:
             raise self._failed(f"the monitor's first process: status {self.child.returncode}")
         self._let_go(first.value)
         return first.value
 
-    async def give_up(self) -> None:
-        """Let a healthy runtime come to its end, since one that is killed leaves cgroups behind; the
-        container is deleted later.
-        """
+    async def abandon(self, seconds: float) -> None:
+        """As `give_up()`: a healthy runtime comes to its end."""
         try:
-            async with asyncio.timeout(_LEAVING_SECONDS):
-                await self.hear()
+            await self.hear(seconds)
             self.child.close()
-        except (PyconmonError, TimeoutError):
+        except PyconmonError:
             await self.finish()
 
     async def finish(self) -> None:
         """As `end()`: nothing that this monitor started stays."""
-        roots = {root for root in (ProcessId.of(self.child.pid), self._daemon()) if root}
-        if self.child.returncode is not None:
-            roots = {root for root in roots if root.pid != self.child.pid}
-        await end_tree(self._mark, roots)
-        await wait_child(self.child, _LEAVING_SECONDS)
+        await end_tree(self._mark, self._roots())
+        await wait_child(self.child, LEAVING_SECONDS)
         try:
             self.child.send_signal(signal.SIGKILL)
         except ProcessLookupError:
             pass
-        await wait_child(self.child, _LEAVING_SECONDS)
+        await wait_child(self.child, LEAVING_SECONDS)
         self.child.close()
 
 
@@ -110,9 +97,12 @@ async def create(request: CreateRequest) -> tuple[int, spawn.Child]:
         sync = SyncReader(parent.fileno())
         conversation = _Conversation(request, child, sync, stderr, 0, mark)
         try:
-            return await conversation.hear(), child
+            return await conversation.hear(request.seconds), child
+        except CreateTimeout:
+            await see_through(conversation.abandon(creation.FINISHING_SECONDS))
+            raise
         except asyncio.CancelledError:
-            await see_through(conversation.give_up())
+            await see_through(conversation.abandon(LEAVING_SECONDS))
             raise
         except BaseException:
             await see_through(conversation.finish())
@@ -125,46 +115,23 @@ async def create(request: CreateRequest) -> tuple[int, spawn.Child]:
 async def forget_half_made(container: Container, oci: OciRuntime) -> None:
     """After a failed create: the runtime may have got as far as keeping a state for it."""
     try:
-        bundle = (await oci.state(container.name)).get("bundle")
-        if bundle == os.path.realpath(container.bundle_path):
+        if creation.is_of(container, await oci.state(container.name)):
+            monitor = creation.half_made_monitor(container)
             argv = argv_of.runtime_delete(oci.path, container.name, force=True)
             await oci.call("delete", argv, container.name)
-            pidfile = os.path.join(container.bundle_path, "conmon.pid")
-            await wait_process(read_pidfile(pidfile, container.name), _LEAVING_SECONDS)
+            await wait_process(monitor, LEAVING_SECONDS)
     except PyconmonError:
         pass
 
 
 async def recover(
-    monitor_path: str, environment: dict[str, str], bundle: str, seconds: float
+    monitor_path: str, environment: Mapping[str, str], bundle: str, seconds: float
 ) -> ProcessId | None:
     """The monitor that has taken over, or None if there was nothing to take over."""
-    said, said_child = os.pipe()
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        child = spawn.start(
-            monitor_path,
-            ["--recover", bundle],
-            environment,
-            descriptors=[null, null, said_child],
-            new_group=True,
-        )
-        mark = process_tree.mark(child.pid)
+    with Takeover(monitor_path, environment, bundle) as takeover:
         try:
-            status = await wait_child(child, seconds)
+            await wait_child(takeover.child, seconds)
         finally:
-            if child.poll() is None:
-                await see_through(end_tree(mark, []))
-                child.wait(seconds)
-            child.close()
-        if status != 0:
-            text = drain(said).decode("utf-8", "replace").strip()
-            why = text or ("it does not answer" if status is None else f"status {status}")
-            raise MonitorError(f"could not recover the container of {bundle}: {why}", text)
-    finally:
-        for fd in (said, said_child, null):
-            os.close(fd)
-    for process in process_tree.members(mark, []):
-        process_tree.unmark(process.pid)
-        return process
-    return None
+            if takeover.child.poll() is None:
+                await see_through(end_tree(takeover.mark, []))
+        return takeover.result()

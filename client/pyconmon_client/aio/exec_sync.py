@@ -19,7 +19,7 @@ from .gate import Gate, Slot
 from .watch import Watch, deadline_in, seconds_left, see_through
 
 
-class _Run(exec_sync._Run):
+class _Run(exec_sync.Run):
     """The loop of one call: the blocking one's, woken by the event loop."""
 
     def __init__(

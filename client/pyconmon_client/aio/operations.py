@@ -27,7 +27,6 @@ from ..errors import (
     WaitTimeout,
 )
 from ..exit_status import Exit
-from ..operations import _ENDPOINTS, _STALE
 from ..runtime import Runtime as BlockingRuntime
 from ..wait import ExitWatch
 from . import creation
@@ -104,21 +103,21 @@ class Operations:
                 stdio = (-1, -1, -1)
             request = blocking_creation.CreateRequest(
                 self.blocking.conmon_path,
-                self.blocking._modern_create(container, log, stdin, leave_stdin_open),
-                self.blocking._monitor.environment,
+                self.blocking.modern_argv(container, log, stdin, leave_stdin_open),
+                self.blocking.environment,
                 container.bundle_path,
                 container.name,
                 stdio,
                 daemon=True,
                 seconds=self._create_timeout if timeout is None else timeout,
             )
-            blocking_creation.remove_leftovers(container.bundle_path, _STALE)
+            blocking_creation.remove_leftovers(container.bundle_path, blocking_creation.STALE)
             try:
                 pid, child = await creation.create(request)
+                self.blocking.note_created(container, pid, child, False)
             except BaseException:
                 await see_through(creation.forget_half_made(container, self._oci))
                 raise
-            self.blocking._note_created(container, pid, child, False)
 
     async def start_container(self, container: Container) -> None:
         """Let a created container run. RuntimeCommandError with the runtime's reason."""
@@ -176,7 +175,9 @@ class Operations:
         if await wait_process(container.monitor, _KILL_SECONDS):
             spawn.reap()
             try:
-                blocking_creation.remove_leftovers(container.bundle_path, _ENDPOINTS)
+                blocking_creation.remove_leftovers(
+                    container.bundle_path, blocking_creation.ENDPOINTS
+                )
             except PyconmonError:
                 pass
         if directory:
@@ -190,7 +191,7 @@ class Operations:
             reported = await self._oci.state(container.name)
             state = container.state = container.state or ContainerState()
             state.merge(reported)
-            init = lookup.init_of(container, self.blocking._oci, reported)
+            init = lookup.init_of(container, self.blocking.oci, reported)
             monitor = lookup.monitor_of(container)
             state.monitored = monitor.alive() if monitor else (False if init else None)
             if state.status == STOPPED:
@@ -207,7 +208,7 @@ class Operations:
                 reported = await self._oci.state(container.name)
             except PyconmonError:
                 reported = {}
-            lookup.init_of(container, self.blocking._oci, reported)
+            lookup.init_of(container, self.blocking.oci, reported)
 
     # ---- waiting
 
@@ -240,7 +241,7 @@ class Operations:
             await self._find_init(container)
             taken_by = await creation.recover(
                 self.blocking.conmon_path,
-                self.blocking._monitor.environment,
+                self.blocking.environment,
                 container.bundle_path,
                 timeout,
             )

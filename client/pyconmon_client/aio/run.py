@@ -11,7 +11,7 @@ from ..container import Container
 from ..errors import ContainerNotFound, CreateError, PyconmonError
 from ..exec_session import drain
 from ..exit_status import Exit
-from ..run import RunResult, _Limits, _Streams
+from ..run import Limits, RunResult, Streams
 from ..wait import ExitWatch
 from .watch import Watch, deadline_in, seconds_left, see_through
 
@@ -31,8 +31,8 @@ async def run(
     kill_on_output: bool,
 ) -> RunResult:
     """Create, start, collect, delete."""
-    streams = _Streams(stdin, max_output)
-    limits = _Limits(timeout, kill_on_output)
+    streams = Streams(stdin, max_output)
+    limits = Limits(timeout, kill_on_output)
     try:
         try:
             await runtime.create_container(container, output="caller", stdio=streams.child)
@@ -70,9 +70,9 @@ async def run(
 async def _follow(
     runtime: Runtime,
     container: Container,
-    streams: _Streams,
+    streams: Streams,
     exit_watch: ExitWatch,
-    limits: _Limits,
+    limits: Limits,
 ) -> Exit:
     """Copy output until the container has ended; kill it at a limit."""
     deadline = deadline_in(limits.timeout)

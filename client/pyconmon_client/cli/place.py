@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,6 @@ from .. import store
 from ..bundle import Bundle
 from ..container import Container
 from ..errors import BundleError, ContainerNotFound, PyconmonError, RecordError
-from ..oci_runtime import OciRuntime
 from ..runtime import Runtime
 
 _SBIN = ":/usr/local/sbin:/usr/sbin:/sbin"
@@ -72,21 +71,12 @@ class Wishes:
 
 
 class CommandRuntime(Runtime):
-    """A Runtime whose monitors get a few more options, with what only this package needs of it."""
+    """A Runtime whose monitors get a few more options."""
 
     extra: Sequence[str] = ()
 
-    @property
-    def oci(self) -> OciRuntime:
-        return self._oci
-
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """The monitors'."""
-        return self._monitor.environment
-
-    def _modern_create(self, *arguments: Any) -> list[str]:
-        return [*super()._modern_create(*arguments), *self.extra]
+    def modern_argv(self, *arguments: Any) -> list[str]:
+        return [*super().modern_argv(*arguments), *self.extra]
 
 
 class Place:
