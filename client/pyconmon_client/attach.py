@@ -24,7 +24,9 @@ from .errors import AttachError, NotRunningError, WaitTimeout
 # Monitors read input packets with a buffer of this size; the kernel would cut the rest off.
 LARGEST_INPUT = 32768
 _LARGEST_OUTPUT = 1 << 16
-_CONNECT_LIMIT = 0.5  # seconds, so that a call is over within one
+CONNECT_LIMIT = 0.5  # seconds, so that a call is over within one
+# The queue of a monitor that doesn't accept is full. The kernel has no event for room in it.
+PAUSE = 0.02
 
 _STREAMS = {2: "stdout", 3: "stderr"}
 
@@ -68,7 +70,7 @@ def packets(data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
         yield view[start : start + LARGEST_INPUT]
 
 
-def attach(bundle: str | os.PathLike[str], *, timeout: float = _CONNECT_LIMIT) -> Attachment:
+def attach(bundle: str | os.PathLike[str], *, timeout: float = CONNECT_LIMIT) -> Attachment:
     """Connects to the container (or exec) whose monitor was started with this bundle directory.
 
     timeout: seconds that the monitor may take. Raises NotRunningError if there is no monitor,
@@ -79,40 +81,65 @@ def attach(bundle: str | os.PathLike[str], *, timeout: float = _CONNECT_LIMIT) -
     )
 
 
-def connect(path: str, timeout: float = _CONNECT_LIMIT) -> socket.socket:
+def connect(path: str, timeout: float = CONNECT_LIMIT) -> socket.socket:
     """A non-blocking SEQPACKET socket that is connected to `path`, which may be longer than a
     socket address.
     """
     deadline = Deadline(timeout)
-    try:
-        target = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotRunningError(f"could not attach to {path}: there is no such socket") from None
-    except OSError as error:
-        raise AttachError(f"could not attach to {path}: {error.strerror}") from error
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        connection.setblocking(False)
-        while True:
-            number = connection.connect_ex(f"/proc/self/fd/{target}")
-            if number == 0:
-                return connection
-            if number == errno.ECONNREFUSED:
-                raise NotRunningError(f"could not attach to {path}: nobody listens there any more")
-            if number != errno.EAGAIN:
-                raise AttachError(f"could not attach to {path}: {os.strerror(number)}")
+    with Connecting(path) as connecting:
+        while not connecting.done():
             if deadline.passed():
-                raise AttachError(
-                    f"could not attach to {path}: the monitor doesn't answer within {timeout} s"
-                )
-            # The queue of a monitor that doesn't accept is full. The kernel has no event for room
-            # in it.
-            time.sleep(0.02)
-    except BaseException:
-        connection.close()
-        raise
-    finally:
-        os.close(target)
+                raise connecting.no_answer(timeout)
+            time.sleep(PAUSE)
+        return connecting.take()
+
+
+class Connecting(Closing):
+    """A socket on its way to `path`: ask again and again whether it is `done()`, then `take()` it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        try:
+            self._target = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotRunningError(f"could not attach to {path}: there is no such socket") from None
+        except OSError as error:
+            raise AttachError(f"could not attach to {path}: {error.strerror}") from error
+        try:
+            self._socket: socket.socket | None = socket.socket(
+                socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
+            )
+        except BaseException:
+            os.close(self._target)
+            raise
+
+    def done(self) -> bool:
+        """False as long as the monitor has no room for us. NotRunningError, AttachError."""
+        assert self._socket is not None
+        number = self._socket.connect_ex(f"/proc/self/fd/{self._target}")
+        if number == errno.ECONNREFUSED:
+            raise NotRunningError(
+                f"could not attach to {self._path}: nobody listens there any more"
+            )
+        if number not in (0, errno.EAGAIN):
+            raise AttachError(f"could not attach to {self._path}: {os.strerror(number)}")
+        return number == 0
+
+    def no_answer(self, timeout: float) -> AttachError:
+        return AttachError(
+            f"could not attach to {self._path}: the monitor doesn't answer within {timeout} s"
+        )
+
+    def take(self) -> socket.socket:
+        """The socket, which is the caller's from now on."""
+        assert self._socket is not None
+        taken, self._socket = self._socket, None
+        return taken
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        os.close(self._target)
 
 
 class Attachment(Closing):

@@ -77,19 +77,26 @@ def send(bundle: str | os.PathLike[str], message: bytes) -> None:
     poller = select.poll()
     poller.register(fd, select.POLLOUT)
     try:
-        while True:
-            try:
-                os.write(fd, message)
-                return
-            except BlockingIOError:
-                if deadline.passed():
-                    raise AttachError(
-                        f"could not send {message!r} to the monitor of {name}: it doesn't read"
-                    ) from None
-                poller.poll(deadline.milliseconds())
-            except BrokenPipeError:
-                raise NotRunningError(
-                    f"could not send {message!r} to the monitor of {name}: it is gone"
-                ) from None
+        while not write(fd, message, name):
+            if deadline.passed():
+                raise not_read(message, name)
+            poller.poll(deadline.milliseconds())
     finally:
         os.close(fd)
+
+
+def write(fd: int, message: bytes, bundle: str) -> bool:
+    """False if there is no room now. NotRunningError if nobody reads any more."""
+    try:
+        os.write(fd, message)
+    except BlockingIOError:
+        return False
+    except BrokenPipeError:
+        raise NotRunningError(
+            f"could not send {message!r} to the monitor of {bundle}: it is gone"
+        ) from None
+    return True
+
+
+def not_read(message: bytes, bundle: str) -> AttachError:
+    return AttachError(f"could not send {message!r} to the monitor of {bundle}: it doesn't read")

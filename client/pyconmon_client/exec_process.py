@@ -18,7 +18,7 @@ from .attach import Attachment, Output
 from .closing import Closing
 from .deadline import Deadline
 from .errors import ContainerStateError, ExecStartError, PyconmonError, WaitTimeout
-from .exec_session import ExecRequest, ExecSession, drain
+from .exec_session import ExecRequest, ExecSession, drain, write_some
 from .exec_sync import MAX_OUTPUT, Capture, ExecResult, reason
 
 
@@ -139,7 +139,7 @@ class ExecProcess(Closing):
                 if fd == sync.fd:
                     session.advance()
                 elif stdin is not None and fd == stdin.fileno():
-                    left = _feed(fd, left)
+                    left = write_some(fd, left)
                     if not left:
                         poller.unregister(fd)
                         stdin.close()
@@ -183,13 +183,3 @@ class ExecProcess(Closing):
     @property
     def _words(self) -> str:
         return repr(" ".join(self._request.command))
-
-
-def _feed(fd: int, data: memoryview) -> memoryview:
-    """Writes what there is room for; what is left, nothing once nobody reads any more."""
-    try:
-        return data[os.write(fd, data[:65536]) :]
-    except BlockingIOError:
-        return data
-    except BrokenPipeError:
-        return data[:0]

@@ -355,3 +355,13 @@ def drain(fd: int) -> bytes:
         chunks.append(chunk)
         left -= len(chunk)
     return b"".join(chunks)
+
+
+def write_some(fd: int, data: memoryview) -> memoryview:
+    """Writes what there is room for; what is left, nothing once nobody reads any more."""
+    try:
+        return data[os.write(fd, data[:65536]) :]
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return data[:0]

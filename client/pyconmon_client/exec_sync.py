@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 from .errors import ExecExitError, ExecStartError, ExecSyncError, ExecTimeout, PyconmonError
-from .exec_session import ExecRequest, ExecSession, drain
+from .exec_session import ExecRequest, ExecSession, drain, write_some
 
 MAX_OUTPUT = 16 * 1024 * 1024
 
@@ -89,12 +89,7 @@ class Run:
             self._poller.unregister(fd)
 
     def _feed(self) -> None:
-        try:
-            self._input = self._input[os.write(self.session.stdin, self._input[:65536]) :]
-        except BlockingIOError:
-            return
-        except BrokenPipeError:
-            self._input = self._input[:0]
+        self._input = write_some(self.session.stdin, self._input)
         if not self._input:
             self._poller.unregister(self.session.stdin)
             self.session.close_stdin()

@@ -23,8 +23,7 @@ class OciRuntime:
 
     def call(self, what: str, argv: Sequence[str], container: str = "") -> str:
         """The command's stdout. `what` it does and to which container is for the error."""
-        target = f"container {container}" if container else self.path
-        what = f"{what} {target}"
+        what = f"{what} container {container}" if container else f"{what} {self.path}"
         try:
             # The environment, as in the Go client, is the caller's own.
             done = subprocess.run(
@@ -40,34 +39,47 @@ class OciRuntime:
         except OSError as error:
             raise RuntimeCommandError(what, argv, -1, f"{self.path}: {error.strerror}") from error
         if done.returncode != 0:
-            text = (done.stderr or done.stdout).decode("utf-8", "replace")
-            missing = container and ("does not exist" in text or "not found" in text)
-            kind = ContainerNotFound if missing else RuntimeCommandError
-            raise kind(what, argv, done.returncode, text)
+            raise failure(what, argv, done.returncode, done.stderr or done.stdout, container)
         return done.stdout.decode("utf-8", "replace")
 
     def version(self) -> str:
         """The last word of the first line that `RUNTIME -v` prints."""
         words = self.call("ask for the version of", argv_of.runtime_version(self.path))
-        first = words.partition("\n")[0].split()
-        if not first:
-            raise PyconmonError(f"could not ask {self.path} for its version: it printed nothing")
-        return first[-1]
+        return version_in(words, self.path)
 
     def state(self, name: str) -> dict[str, Any]:
         """The OCI state of a container, as the runtime prints it."""
         text = self.call("ask for the state of", argv_of.runtime_state(self.path, name), name)
-        try:
-            loaded = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise PyconmonError(
-                f"could not read the state of container {name} from {self.path}: {error}"
-            ) from error
-        if not isinstance(loaded, dict):
-            raise PyconmonError(
-                f"could not read the state of container {name} from {self.path}: not a JSON object"
-            )
-        return loaded
+        return state_in(text, name, self.path)
 
     def status(self, name: str) -> str:
         return str(self.state(name).get("status", ""))
+
+
+def failure(
+    what: str, argv: Sequence[str], status: int, said: bytes, container: str
+) -> RuntimeCommandError:
+    """The error for a call that has ended with that status; it tells a missing container apart."""
+    text = said.decode("utf-8", "replace")
+    missing = container and ("does not exist" in text or "not found" in text)
+    return (ContainerNotFound if missing else RuntimeCommandError)(what, argv, status, text)
+
+
+def version_in(text: str, path: str) -> str:
+    """The last word of the first line."""
+    first = text.partition("\n")[0].split()
+    if not first:
+        raise PyconmonError(f"could not ask {path} for its version: it printed nothing")
+    return first[-1]
+
+
+def state_in(text: str, name: str, path: str) -> dict[str, Any]:
+    """The OCI state that the runtime has printed."""
+    problem = f"could not read the state of container {name} from {path}"
+    try:
+        loaded = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PyconmonError(f"{problem}: {error}") from error
+    if not isinstance(loaded, dict):
+        raise PyconmonError(f"{problem}: not a JSON object")
+    return loaded

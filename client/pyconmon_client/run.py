@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from .container import Container
 from .deadline import Deadline
 from .errors import ContainerNotFound, CreateError, PyconmonError
-from .exec_session import drain
+from .exec_session import drain, write_some
 from .exec_sync import Capture
 from .exit_status import Exit
 from .wait import ExitWatch
@@ -100,12 +100,7 @@ class Streams:
 
     def serve(self, fd: int, poller: select.poll) -> None:
         if fd == self.stdin:
-            try:
-                self._input = self._input[os.write(fd, self._input[:65536]) :]
-            except BlockingIOError:
-                return
-            except BrokenPipeError:
-                self._input = self._input[:0]
+            self._input = write_some(fd, self._input)
             if not self._input:
                 poller.unregister(fd)
                 self.close(fd)
@@ -121,6 +116,29 @@ class Streams:
     @property
     def truncated(self) -> bool:
         return any(capture.truncated for capture in self.captures.values())
+
+    def explained(self, error: CreateError) -> CreateError:
+        """Monitor and runtime have complained on the container's stderr."""
+        said = drain(self.stderr).decode("utf-8", "replace")
+        return type(error)(f"{error} {said}".strip(), said)
+
+    def result(
+        self, container: Container, ended: Exit, limits: Limits, seconds: float
+    ) -> RunResult:
+        """After the container's end, with what is left in the pipes."""
+        for fd, capture in self.captures.items():
+            capture.add(drain(fd))
+        state = container.state
+        return RunResult(
+            ended.code,
+            bytes(self.captures[self.stdout].data),
+            bytes(self.captures[self.stderr].data),
+            truncated=self.truncated,
+            timed_out=limits.timed_out,
+            output_exceeded=limits.output_exceeded,
+            oom_killed=state.oom_killed if state else False,
+            seconds=seconds,
+        )
 
 
 @dataclass(slots=True)
@@ -154,9 +172,7 @@ def run(
                 dialect="modern" if setting == "auto" else setting,
             )
         except CreateError as error:
-            # Monitor and runtime have complained on the container's stderr.
-            said = drain(streams.stderr).decode("utf-8", "replace")
-            raise type(error)(f"{error} {said}".strip(), said) from error
+            raise streams.explained(error) from error
         try:
             streams.close(*streams.child)
             limits = Limits(timeout, kill_on_output)
@@ -168,19 +184,7 @@ def run(
             operations.note_exit(container, ended)
         finally:
             _delete(operations, container)
-        for fd, capture in streams.captures.items():
-            capture.add(drain(fd))
-        state = container.state
-        return RunResult(
-            ended.code,
-            bytes(streams.captures[streams.stdout].data),
-            bytes(streams.captures[streams.stderr].data),
-            truncated=streams.truncated,
-            timed_out=limits.timed_out,
-            output_exceeded=limits.output_exceeded,
-            oom_killed=state.oom_killed if state else False,
-            seconds=seconds,
-        )
+        return streams.result(container, ended, limits, seconds)
     finally:
         streams.close()
 

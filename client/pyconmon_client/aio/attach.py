@@ -8,23 +8,19 @@ writes.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 from collections.abc import AsyncIterator
 
 from .. import attach as blocking
 from .. import control
-from ..attach import Output, SendTimeout, Streams, packets
+from ..attach import CONNECT_LIMIT, PAUSE, Output, SendTimeout, Streams, packets
 from ..closing import AsyncClosing
-from ..errors import AttachError, NotRunningError, WaitTimeout
+from ..errors import NotRunningError, WaitTimeout
 from .watch import deadline_in, readable, seconds_left, writable
 
-_CONNECT_LIMIT = 0.5
-_PAUSE = 0.02
 
-
-async def attach(bundle: str | os.PathLike[str], *, timeout: float = _CONNECT_LIMIT) -> Attachment:
+async def attach(bundle: str | os.PathLike[str], *, timeout: float = CONNECT_LIMIT) -> Attachment:
     """Connect to the container (or exec) of that bundle directory. NotRunningError, AttachError."""
     directory = os.fspath(bundle)
     connection = await _connect(os.path.join(directory, "attach"), timeout)
@@ -33,32 +29,12 @@ async def attach(bundle: str | os.PathLike[str], *, timeout: float = _CONNECT_LI
 
 async def _connect(path: str, timeout: float) -> socket.socket:
     deadline = deadline_in(timeout)
-    try:
-        target = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotRunningError(f"could not attach to {path}: there is no such socket") from None
-    except OSError as error:
-        raise AttachError(f"could not attach to {path}: {error.strerror}") from error
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        connection.setblocking(False)
-        while (number := connection.connect_ex(f"/proc/self/fd/{target}")) != 0:
-            if number == errno.ECONNREFUSED:
-                raise NotRunningError(f"could not attach to {path}: nobody listens there any more")
-            if number != errno.EAGAIN:
-                raise AttachError(f"could not attach to {path}: {os.strerror(number)}")
+    with blocking.Connecting(path) as connecting:
+        while not connecting.done():
             if seconds_left(deadline) == 0.0:
-                raise AttachError(
-                    f"could not attach to {path}: the monitor doesn't answer within {timeout} s"
-                )
-            # The queue of a monitor that doesn't accept is full: no event tells of room in it.
-            await asyncio.sleep(_PAUSE)
-        return connection
-    except BaseException:
-        connection.close()
-        raise
-    finally:
-        os.close(target)
+                raise connecting.no_answer(timeout)
+            await asyncio.sleep(PAUSE)
+        return connecting.take()
 
 
 class Attachment(AsyncClosing):
@@ -162,18 +138,8 @@ async def send_control(bundle: str, message: bytes) -> None:
     """control.send: one line to the monitor's `ctl`, whole or not at all, within half a second."""
     fd = control.open_control(bundle)
     try:
-        while True:
-            try:
-                os.write(fd, message)
-                return
-            except BlockingIOError:
-                if not await writable(fd, _CONNECT_LIMIT):
-                    raise AttachError(
-                        f"could not send {message!r} to the monitor of {bundle}: it doesn't read"
-                    ) from None
-            except BrokenPipeError:
-                raise NotRunningError(
-                    f"could not send {message!r} to the monitor of {bundle}: it is gone"
-                ) from None
+        while not control.write(fd, message, bundle):
+            if not await writable(fd, CONNECT_LIMIT):
+                raise control.not_read(message, bundle)
     finally:
         os.close(fd)

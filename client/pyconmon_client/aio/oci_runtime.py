@@ -6,7 +6,6 @@ that is called here is short.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +13,9 @@ from typing import Any
 from .. import argv as argv_of
 from .. import spawn
 from ..dialect import resolve
-from ..errors import ContainerNotFound, MonitorError, PyconmonError, RuntimeCommandError
+from ..errors import MonitorError, RuntimeCommandError
 from ..exec_sync import Capture
+from ..oci_runtime import failure, state_in, version_in
 from .ending import wait_child
 from .watch import Watch, deadline_in, seconds_left, see_through
 
@@ -31,14 +31,10 @@ class OciRuntime:
 
     async def call(self, what: str, argv: Sequence[str], container: str = "") -> str:
         """The command's stdout. `what` it does and to which container is for the error."""
-        target = f"container {container}" if container else self.path
-        what = f"{what} {target}"
+        what = f"{what} container {container}" if container else f"{what} {self.path}"
         status, out, err = await see_through(self._run(what, argv))
         if status != 0:
-            text = (err or out).decode("utf-8", "replace")
-            missing = container and ("does not exist" in text or "not found" in text)
-            kind = ContainerNotFound if missing else RuntimeCommandError
-            raise kind(what, argv, status, text)
+            raise failure(what, argv, status, err or out, container)
         return out.decode("utf-8", "replace")
 
     async def _run(self, what: str, argv: Sequence[str]) -> tuple[int, bytes, bytes]:
@@ -95,22 +91,9 @@ class OciRuntime:
     async def version(self) -> str:
         """The last word of the first line that `RUNTIME -v` prints."""
         words = await self.call("ask for the version of", argv_of.runtime_version(self.path))
-        first = words.partition("\n")[0].split()
-        if not first:
-            raise PyconmonError(f"could not ask {self.path} for its version: it printed nothing")
-        return first[-1]
+        return version_in(words, self.path)
 
     async def state(self, name: str) -> dict[str, Any]:
         """The OCI state of a container, as the runtime prints it."""
         text = await self.call("ask for the state of", argv_of.runtime_state(self.path, name), name)
-        try:
-            loaded = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise PyconmonError(
-                f"could not read the state of container {name} from {self.path}: {error}"
-            ) from error
-        if not isinstance(loaded, dict):
-            raise PyconmonError(
-                f"could not read the state of container {name} from {self.path}: not a JSON object"
-            )
-        return loaded
+        return state_in(text, name, self.path)

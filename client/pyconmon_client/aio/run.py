@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..container import Container
 from ..errors import ContainerNotFound, CreateError, PyconmonError
-from ..exec_session import drain
 from ..exit_status import Exit
 from ..run import Limits, RunResult, Streams
 from ..wait import ExitWatch
@@ -37,9 +36,7 @@ async def run(
         try:
             await runtime.create_container(container, output="caller", stdio=streams.child)
         except CreateError as error:
-            # Monitor and runtime have complained on the container's stderr.
-            said = drain(streams.stderr).decode("utf-8", "replace")
-            raise type(error)(f"{error} {said}".strip(), said) from error
+            raise streams.explained(error) from error
         try:
             streams.close(*streams.child)
             with await runtime.watch_exit(container) as watch:
@@ -50,19 +47,7 @@ async def run(
             runtime.note_exit(container, ended)
         finally:
             await see_through(_delete(runtime, container))
-        for fd, capture in streams.captures.items():
-            capture.add(drain(fd))
-        state = container.state
-        return RunResult(
-            ended.code,
-            bytes(streams.captures[streams.stdout].data),
-            bytes(streams.captures[streams.stderr].data),
-            truncated=streams.truncated,
-            timed_out=limits.timed_out,
-            output_exceeded=limits.output_exceeded,
-            oom_killed=state.oom_killed if state else False,
-            seconds=seconds,
-        )
+        return streams.result(container, ended, limits, seconds)
     finally:
         streams.close()
 

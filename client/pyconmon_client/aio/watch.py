@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import select
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
@@ -126,13 +125,3 @@ def deadline_in(seconds: float | None) -> float | None:
     if seconds is None or math.isinf(seconds):
         return None
     return asyncio.get_running_loop().time() + max(0.0, seconds)
-
-
-def write_some(fd: int, data: memoryview) -> memoryview:
-    """Writes what there is room for; what is left, nothing once nobody reads any more."""
-    try:
-        return data[os.write(fd, data[:65536]) :]
-    except BlockingIOError:
-        return data
-    except BrokenPipeError:
-        return data[:0]
