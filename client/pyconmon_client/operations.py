@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from . import argv as argv_of
-from . import creation, exec_sync, lookup, spawn, store
+from . import creation, exec_sync, lookup, spawn, stats, store
 from .container import CREATED, RUNNING, STOPPED, Container, ContainerState
 from .creation import Output
 from .dialect import Dialect, MonitorProgram, resolve
@@ -60,6 +60,7 @@ class Operations:
         self._monitor = MonitorProgram(resolve(conmon_path), conmon_env, dialect)
         self._systemd_cgroup = cgroup_manager == "systemd"
         self._create_timeout = create_timeout
+        self.samplers = stats.Samplers()
 
     @property
     def name(self) -> str:
@@ -118,8 +119,9 @@ class Operations:
 
         `output`: "caller" gives the container the caller's stdin, stdout and stderr (or the three
         descriptors of `stdio`; -1 is /dev/null), "log" writes to the container's log_path, "none"
-        drops the output; "log" and "none" can be attached to, with `stdin` input as well. "auto" is
-        "log" with a log_path, else "caller". `timeout` is in seconds, default the runtime's
+        drops the output; "log" and "none" can be attached to, with `stdin` input as well, which
+        ends when the first client ends it or leaves: for several clients, one after the other, give
+        `leave_stdin_open` too. "auto" is "log" with a log_path, else "caller". `timeout` is in seconds, default the runtime's
         create_timeout. Raises CreateError with the runtime's reason, CreateTimeout.
         """
         spawn.reap()
@@ -331,6 +333,7 @@ class Operations:
                 if container.name not in store.names(self._container_dir):
                     raise
             self._see_monitor_off(container)
+            self.samplers.drop(container.name)
             if self._container_dir:
                 creation.remove_leftovers(self.exit_dir, [container.name])
                 store.remove(self._container_dir, container.name)

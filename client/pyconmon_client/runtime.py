@@ -146,10 +146,13 @@ class Runtime(Operations):
         *,
         output: Output = "auto",
         stdin: bool = False,
+        leave_stdin_open: bool = False,
         stdio: tuple[int, int, int] | None = None,
     ) -> Iterator[Container]:
         """A block with the container created and started; killed and deleted at its end."""
-        self.create_container(container, output=output, stdin=stdin, stdio=stdio)
+        self.create_container(
+            container, output=output, stdin=stdin, leave_stdin_open=leave_stdin_open, stdio=stdio
+        )
         try:
             self.start_container(container)
             yield container
@@ -177,7 +180,7 @@ class Runtime(Operations):
 
     # ---- streams, logs, numbers
 
-    def attach(self, container: Container, timeout: float = 0.8) -> attaching.Attachment:
+    def attach(self, container: Container, timeout: float = 0.5) -> attaching.Attachment:
         """Connect to its streams; it must have been created with output "log" or "none"."""
         return attaching.attach(container.bundle_path, timeout=timeout)
 
@@ -199,11 +202,14 @@ class Runtime(Operations):
         return log_files.logs(container.log_path, follow=follow, exit_file=exit_file, **options)
 
     def stats(self, container: Container) -> statistics.Stats:
-        """CPU, memory, I/O and number of its processes now; NotRunningError."""
+        """CPU, memory, I/O and number of its processes now; NotRunningError.
+
+        From the second call on, `cpu_percent` is that since the call before.
+        """
         init = lookup.init_of(container, self.oci)
         if init is None or not init.alive():
             raise NotRunningError(f"could not measure container {container.name}: it does not run")
-        return statistics.stats(init.pid)
+        return self.samplers.sample(container.name, init)
 
     def events(self, *, existing: bool = False) -> exit_events.ExitEvents:
         """Exits of containers created with a monitor of the modern dialect, as they happen."""

@@ -9,12 +9,14 @@ per process: see the cgroup or psutil for those.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import dataclass
 
 import psutil
 
 from .errors import NotRunningError
+from .monitor import ProcessId
 
 _CGROUPS = "/sys/fs/cgroup"
 
@@ -126,6 +128,33 @@ class Sampler:
             except psutil.NoSuchProcess:
                 continue
         return list(found.values())
+
+
+class Samplers:
+    """Samplers of containers by name, for any thread: each sample's CPU percent is that since the
+    one before.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._samplers: dict[str, tuple[ProcessId, Sampler]] = {}
+
+    def sample(self, name: str, first: ProcessId) -> Stats:
+        """Of the container with that first process; NotRunningError."""
+        with self._lock:
+            known = self._samplers.get(name)
+            try:
+                if known is None or known[0] != first:
+                    known = self._samplers[name] = (first, Sampler(first.pid))
+                return known[1].sample()
+            except NotRunningError:
+                self._samplers.pop(name, None)
+                raise
+
+    def drop(self, name: str) -> None:
+        """Of a container that is gone."""
+        with self._lock:
+            self._samplers.pop(name, None)
 
 
 def stats(pid: int, *, pss: bool = False) -> Stats:

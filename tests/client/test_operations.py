@@ -399,6 +399,31 @@ def test_no_mark_stays(runtime: Runtime, running: Container) -> None:
         assert "Max file locks            unlimited" in Path(f"/proc/{pid}/limits").read_text()
 
 
+def test_cpu_percent_is_that_since_the_call_before(runtime: Runtime, make: Make) -> None:
+    container = make("sh", "-c", "while :; do :; done")
+    for _ in range(2):  # the second time it is another one of that name
+        with runtime.running(container, stdio=(-1, -1, -1)):
+            assert runtime.stats(container).cpu_percent is None
+            again = runtime.reload(container.name)
+            assert runtime.stats(again).cpu_percent is not None
+            wait_until(lambda: (runtime.stats(container).cpu_percent or 0) > 0, what="CPU time")
+
+
+@pytest.mark.parametrize("leave_open", [True, False])
+def test_input_of_several_clients(runtime: Runtime, make: Make, leave_open: bool) -> None:
+    container = make("cat", log=True)
+    with runtime.running(container, stdin=True, leave_stdin_open=leave_open):
+        for word in (b"one\n", b"two\n") if leave_open else (b"one\n",):
+            with runtime.attach(container) as attachment:
+                attachment.send(word)
+                answer = attachment.recv(30)
+                assert answer is not None and answer.data == word
+        if leave_open:
+            assert runtime.update_status(container).status == "running"
+        else:
+            assert runtime.wait(container, timeout=30) == 0
+
+
 def test_logs_events_and_stats(runtime: Runtime, make: Make) -> None:
     container = make("sh", "-c", "echo one; echo two >&2; exec sleep 600", log=True)
     with runtime.events() as events:

@@ -171,6 +171,7 @@ class Operations:
         except ContainerNotFound:
             if container.name not in store.names(directory):
                 raise
+        self.blocking.samplers.drop(container.name)
         # The monitor has nothing left to watch; wait until it has written its last.
         if await wait_process(container.monitor, _KILL_SECONDS):
             spawn.reap()

@@ -25,6 +25,7 @@ from ..errors import (
     PyconmonError,
 )
 from ..exec_sync import ExecResult
+from ..monitor import ProcessId
 from ..process_spec import ExecSettings
 from ..run import RunError, RunResult, new_name
 from . import attach as attaching
@@ -127,10 +128,13 @@ class Runtime(Operations):
         *,
         output: Output = "auto",
         stdin: bool = False,
+        leave_stdin_open: bool = False,
         stdio: tuple[int, int, int] | None = None,
     ) -> AsyncIterator[Container]:
         """A block with the container created and started; killed and deleted at its end."""
-        await self.create_container(container, output=output, stdin=stdin, stdio=stdio)
+        await self.create_container(
+            container, output=output, stdin=stdin, leave_stdin_open=leave_stdin_open, stdio=stdio
+        )
         try:
             await self.start_container(container)
             yield container
@@ -172,27 +176,29 @@ class Runtime(Operations):
         return LogReader(container.log_path, follow=follow, exit_file=exit_file, **options)
 
     async def stats(self, container: Container) -> statistics.Stats:
-        """CPU, memory, I/O and number of its processes now; NotRunningError."""
-        return (await self._sampler(container)).sample()
+        """As Runtime.stats: from the second call on with the CPU percent since the one before."""
+        first = await self._first_process(container)
+        return self.blocking.samplers.sample(container.name, first)
 
     async def samples(
         self, container: Container, interval: float = 1.0
     ) -> AsyncIterator[statistics.Stats]:
-        """The same every `interval` seconds, with CPU percent, until the container has ended."""
-        sampler = await self._sampler(container)
+        """The same every `interval` seconds, until the container has ended."""
+        first = await self._first_process(container)
+        sampler = statistics.Sampler(first.pid)
         while True:
             try:
                 yield sampler.sample()
             except NotRunningError:
                 return
-            if await wait_process(container.init, interval):
+            if await wait_process(first, interval):
                 return
 
-    async def _sampler(self, container: Container) -> statistics.Sampler:
+    async def _first_process(self, container: Container) -> ProcessId:
         await self._find_init(container)
         if container.init is None or not container.init.alive():
             raise NotRunningError(f"could not measure container {container.name}: it does not run")
-        return statistics.Sampler(container.init.pid)
+        return container.init
 
     def events(self, *, existing: bool = False) -> ExitEvents:
         """Exits of containers, as they happen, for `async for`."""

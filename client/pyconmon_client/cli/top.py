@@ -19,10 +19,9 @@ from typing import Any
 
 import click
 
-from .. import lookup
 from ..container import Container
 from ..errors import NotRunningError
-from ..stats import Sampler, Stats
+from ..stats import Stats
 from . import output
 from .look import log_size
 from .options import Context, json_option, pass_place
@@ -46,23 +45,18 @@ class Table:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._samplers: dict[int, Sampler] = {}
         self._logs: dict[str, tuple[float, int]] = {}
 
     def sample(self) -> list[Row]:
         rows = []
-        samplers: dict[int, Sampler] = {}
-        for container in self._place.runtime.list():
-            init = lookup.init_of(container, self._place.runtime.oci)
-            if init is None or not init.alive():
-                continue
+        runtime = self._place.runtime
+        for container in runtime.list():
             try:
-                sampler = self._samplers.get(init.pid) or Sampler(init.pid)
-                samplers[init.pid] = sampler
-                rows.append(Row(container, init.pid, sampler.sample(), self._log_rate(container)))
+                stats = runtime.stats(container)
             except NotRunningError:
                 continue
-        self._samplers = samplers
+            pid = container.init.pid if container.init else 0
+            rows.append(Row(container, pid, stats, self._log_rate(container)))
         return rows
 
     def _log_rate(self, container: Container) -> float | None:
