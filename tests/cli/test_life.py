@@ -8,6 +8,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cli.conftest import ENVIRONMENT, Cli
@@ -97,6 +98,30 @@ def test_time_limit(both: Cli, root: str) -> None:
     )
     assert done.status == 255
     assert "1 s, its limit" in done.stderr
+
+
+def test_removal_waits_for_those_who_are_to_tell_the_exit_code(both: Cli, root: str) -> None:
+    """Here the code waits behind output that nobody reads for a while."""
+    name = both.name()
+    words = ["run", "--rm", "--timeout", "1", "--name", name, "--rootfs", root]
+    running = both.start(*words, "sh", "-c", "seq 15000; exec sleep 600")
+    bundle = both.state_dir / "bundles" / name
+    wait_until(bundle.exists, what="the container")
+
+    def removal_waits() -> bool:
+        cleaners = {
+            str(process.pid)
+            for process in psutil.process_iter(["cmdline"])
+            if {"cleanup", name} <= set(process.info["cmdline"] or ())
+        }
+        waiting = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        return any(line[1] == "->" and line[5] in cleaners for line in waiting)
+
+    wait_until(lambda: not bundle.exists() or removal_waits(), what="the removal's turn")
+    output, errors = running.communicate(timeout=100)
+    assert output.splitlines()[-1] == "15000"
+    assert (running.returncode, "1 s, its limit" in errors) == (255, True)
+    wait_until(lambda: not bundle.exists(), what="the removal")
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,9 @@ def stop(context: Context, names: tuple[str, ...], seconds: float, name: str, as
     """Signal containers, and kill those that do not end in time."""
 
     def act(container: Container) -> int:
-        context.place.runtime.stop_container(container, seconds, name)
-        return context.place.runtime.wait(container, 30.0)
+        with context.place.kept(container):
+            context.place.runtime.stop_container(container, seconds, name)
+            return context.place.runtime.wait(container, 30.0)
 
     return _each(context, names, as_json, "stopping", act)
 
@@ -101,14 +102,12 @@ def kill(context: Context, names: tuple[str, ...], name: str, as_json: bool) -> 
 @pass_place
 def wait(context: Context, names: tuple[str, ...], timeout: float | None, as_json: bool) -> int:
     """Wait until containers have ended, and print their exit codes (-1: unknown)."""
-    return _each(
-        context,
-        names,
-        as_json,
-        "waiting for",
-        lambda container: context.place.runtime.wait(container, timeout),
-        lambda _name, code: str(code),
-    )
+
+    def act(container: Container) -> int:
+        with context.place.kept(container):
+            return context.place.runtime.wait(container, timeout)
+
+    return _each(context, names, as_json, "waiting for", act, lambda _name, code: str(code))
 
 
 @click.command()
@@ -196,10 +195,7 @@ def cleanup(context: Context, name: str, ident: str) -> int:
     for number in (0, 1, 2):
         os.dup2(null, number)
     try:
-        container = context.place.load(name)
-        # The name may be another container's by now.
-        if container.id == ident:
-            context.place.remove(container)
+        context.place.remove_at_its_end(name, ident)
     except (PyconmonError, OSError):
         pass  # somebody else has removed it
     os._exit(0)

@@ -146,7 +146,7 @@ def attach(context: Context, name: str, detach_keys: str, no_stdin: bool, as_jso
     kept = streams.Kept()
     if as_json and container.terminal:
         raise click.UsageError("--json: a terminal's output can't be kept")
-    with runtime.watch_exit(container) as watch:
+    with context.place.kept(container), runtime.watch_exit(container) as watch:
         with runtime.attach(container) as attachment:
             ended = streams.converse(
                 attachment,

@@ -50,7 +50,8 @@ def run(context: Context, /, detach: bool, detach_keys: str, as_json: bool, **op
         _start_or_remove(place, container)
         _print_new(container, as_json)
         return 0
-    return _accompany(place, container, new.remove, detach_keys, as_json, new=True)
+    with place.kept(container):
+        return _accompany(place, container, new.remove, detach_keys, as_json, new=True)
 
 
 @click.command(context_settings=_WORDS)
@@ -104,7 +105,8 @@ def start(context: Context, name: str, attached: bool, detach_keys: str, as_json
         if as_json and container.terminal:
             raise click.UsageError("--json: a terminal's output can't be kept; leave out -a")
         remove = bool((container.metadata or {}).get("remove"))
-        return _accompany(place, container, remove, detach_keys, as_json)
+        with place.kept(container):
+            return _accompany(place, container, remove, detach_keys, as_json)
     with output.status(f"starting {name}"):
         place.runtime.start_container(container)
     _print_new(container, as_json)

@@ -11,12 +11,14 @@ is where the runtime keeps it.
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import os
 import shutil
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,6 +179,32 @@ class Place:
             command += ["--exit-command-arg", word]
         return command
 
+    @contextmanager
+    def kept(self, container: Container) -> Iterator[None]:
+        """A block that --rm's removal waits for, so that the exit code can be read in it."""
+        with self._locked(container, fcntl.LOCK_SH):
+            yield
+
+    def remove_at_its_end(self, name: str, ident: str) -> None:
+        """--rm's removal. The name may be another container's by now, or become it meanwhile."""
+        container = self.load(name)
+        with self._locked(container, fcntl.LOCK_EX):
+            if container.id == ident == self.load(name).id:
+                self.remove(container)
+
+    @contextmanager
+    def _locked(self, container: Container, how: int) -> Iterator[None]:
+        try:
+            directory = os.open(container.bundle_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            yield  # there is nothing to read in it any more
+            return
+        try:
+            fcntl.flock(directory, how)
+            yield
+        finally:
+            os.close(directory)
+
     def remove(self, container: Container, *, force: bool = False) -> None:
         """Delete the container, its record, log and (unless it is the user's own) bundle."""
         try:
@@ -184,7 +212,8 @@ class Place:
         except ContainerNotFound:
             pass  # by the other one of those who remove it at its end
         for log in self._logs(container.name):
-            os.unlink(log)
+            with suppress(FileNotFoundError):
+                os.unlink(log)
         shutil.rmtree(self.executions_directory(container.name), ignore_errors=True)
         # After the record: a bundle without one is taken away with the next of its name.
         shutil.rmtree(self.bundle_directory(container.name), ignore_errors=True)
