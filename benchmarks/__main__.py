@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import os
 import shutil
 import sys
 import time
@@ -26,6 +27,12 @@ user and system time as the kernel counts it, without runtime and container. Lef
 disks, networks, real journald (a sink stands in), other runtimes than runc, terminals."""
 
 
+def _shown(path: str) -> str:
+    """A path as others can use it: below this checkout it is relative to it."""
+    here = os.path.join(os.getcwd(), "")
+    return path.removeprefix(here)
+
+
 def main(argv: list[str]) -> int:
     options = _options(argv)
     monitors = {"conmon": options.conmon[0]}
@@ -41,7 +48,7 @@ def main(argv: list[str]) -> int:
         "kind": "tiny" if options.tiny else "quick" if options.quick else "full",
         "machine": machine.describe(),
         "monitors": {
-            name: {"path": path, "version": machine.first_line([path, "--version"])}
+            name: {"path": _shown(path), "version": machine.first_line([path, "--version"])}
             for name, path in monitors.items()
         },
     }
