@@ -6,7 +6,6 @@ through a symlink. Who owns a descriptor closes it; nothing here keeps one.
 
 from __future__ import annotations
 
-import errno
 import os
 
 LONGEST_STATUS = 4096  # bytes of a pid or exit file that are looked at
@@ -88,21 +87,6 @@ def from_environment(name: str) -> int:
     except (OSError, OverflowError):
         raise ValueError(f"{name} names descriptor {text}, which is not open") from None
     return fd
-
-
-def read_some(fd: int, size: int) -> bytes | None:
-    """Read once from a non-blocking descriptor: None where nothing is there yet, b"" at its end.
-
-    EIO is the end of a pseudo-terminal whose other side has been closed.
-    """
-    try:
-        return os.read(fd, size)
-    except BlockingIOError:
-        return None
-    except OSError as error:
-        if error.errno == errno.EIO:
-            return b""
-        raise
 
 
 def describe(error: OSError) -> bytes:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
-import socket
 import threading
 from pathlib import Path
 
@@ -174,44 +172,7 @@ def test_a_bad_value_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> 
         fds.from_environment("_OCI_SYNCPIPE")
 
 
-# --- read_some, describe
-
-
-def test_reading_some() -> None:
-    read_end, write_end = os.pipe()
-    os.set_blocking(read_end, False)
-    assert fds.read_some(read_end, 10) is None
-    os.write(write_end, b"abc")
-    assert fds.read_some(read_end, 2) == b"ab"
-    assert fds.read_some(read_end, 2) == b"c"
-    os.close(write_end)
-    assert fds.read_some(read_end, 10) == b""
-    os.close(read_end)
-    with pytest.raises(OSError, match="Bad file"):
-        fds.read_some(read_end, 10)
-
-
-def test_the_end_of_a_terminal() -> None:
-    master, slave = pty.openpty()
-    os.write(slave, b"x")
-    os.close(slave)
-    assert fds.read_some(master, 10) == b"x"
-    assert fds.read_some(master, 10) == b""
-    os.close(master)
-
-
-def test_a_reset_is_no_end() -> None:
-    with socket.socket() as server, socket.socket() as client:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        client.connect(server.getsockname())
-        accepted, _ = server.accept()
-        client.send(b"unread")
-        with accepted:
-            accepted.recv(1)
-        with pytest.raises(ConnectionResetError):
-            while fds.read_some(client.fileno(), 10):
-                pass
+# --- describe
 
 
 def test_describing() -> None:
