@@ -229,8 +229,7 @@ def test_the_end_by_lack_of_memory(engines: dict[str, Podman]) -> None:
 def test_sdnotify(compare: Compare, mode: str, tmp_path: Path) -> None:
     """What arrives at the socket of the service manager, but for the number of the pid."""
     python = Path("/usr/bin/python3")
-    if not python.exists():
-        pytest.skip("needs /usr/bin/python3 for a program that sends READY=1")
+    need(python.exists(), "/usr/bin/python3, for a program that sends READY=1")
     rootfs = tmp_path / "host"
     for folder in ("usr", "proc", "sys", "dev", "run", "tmp", "etc"):
         (rootfs / folder).mkdir(parents=True)

@@ -20,6 +20,7 @@ from pyconmon.attach import AttachServer, link_path
 from pyconmon.backlog import Backlog, cut
 from pyconmon.loop import Loop
 from pyconmon.stdio import Stdin
+from tests.helpers.need import need
 from tests.helpers.serving import Messages, open_descriptors, serve_until, wake_ups
 
 MIB = 1024 * 1024
@@ -479,8 +480,7 @@ def test_a_client_that_comes_and_goes_causes_no_wake_ups(make: Make) -> None:
 
 
 def test_other_users_are_refused(make: Make, tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can become another user")
+    need(os.geteuid() == 0, "root: nobody else can become another user")
     served = make()
     tmp_path.chmod(0o755)
     read_end, write_end = os.pipe()

@@ -16,6 +16,7 @@ from pyconmon.journal import Journal
 from pyconmon.linux import start_time
 from pyconmon.state import NothingOwed, take
 from pyconmon.survival import JOURNAL_FILE, STATE_FILE, _json
+from tests.helpers.need import need
 
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=30)
 VALUES = st.recursive(
@@ -175,8 +176,7 @@ def test_what_others_could_have_written_is_refused(tmp_path: Path, what: str) ->
     elif what == "directory":
         directory.chmod(0o777)
     else:
-        if os.geteuid() != 0:
-            pytest.skip("needs root")
+        need(os.geteuid() == 0, "root")
         os.chown(path, 12345, 12345)
     with pytest.raises((ValueError, OSError)):
         take(str(directory))
