@@ -65,7 +65,9 @@ def test_a_full_log_disk_that_is_freed(drive: Make, tmp_path: Path, small_disk: 
     assert container.wait_exit() == 4
     texts = records(log)
     assert texts[0] == b"1"
-    bad = [text for text in texts if text != b"AFTER" and not text.isdigit()]
+    # A read may end just before a newline (one does where a line ends the pipe's first 8 KiB): what
+    # is left of that line is a record without text.
+    bad = [text for text in texts if text not in (b"", b"AFTER") and not text.isdigit()]
     assert bad == [], "no record is torn"
 
 
