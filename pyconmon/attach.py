@@ -34,7 +34,7 @@ NAME = "attach"
 LISTEN_BACKLOG = 10
 LONGEST_LINK = 107  # a link as long as this is made one byte shorter, as all conmon clients expect
 SO_PEERCRED = 17  # asm-generic/socket.h
-SEND_BUFFER = 1024 * 1024  # asked for; the kernel grants what net.core.wmem_max allows
+SEND_BUFFER = 512 * 1024  # asked for; the kernel grants what net.core.wmem_max allows
 
 # A client may lag by this much unnoticed; then the container is slowed down, to this rate and no
 # less; then the client loses its output.

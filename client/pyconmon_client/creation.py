@@ -19,6 +19,7 @@ from typing import Any, Literal
 from . import argv as argv_of
 from . import process_tree, spawn
 from .container import Container
+from .deadline import milliseconds
 from .errors import (
     CreateError,
     CreateTimeout,
@@ -169,7 +170,7 @@ class Conversation:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._late(seconds)
-            for fd, _ in poller.poll(int(left * 1000) + 1):
+            for fd, _ in poller.poll(milliseconds(left)):
                 if fd == self._stderr and not self._listen():
                     poller.unregister(fd)
 

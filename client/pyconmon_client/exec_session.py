@@ -22,6 +22,7 @@ from typing import Any
 from . import argv as argv_of
 from . import process_tree, spawn
 from .attach import Attachment, attach
+from .deadline import Deadline
 from .errors import MonitorError, PyconmonError
 from .monitor import ProcessId
 from .wire import Message, SyncReader
@@ -165,10 +166,9 @@ class ExecSession:
         poller = select.poll()
         poller.register(attach_pipe, select.POLLIN)
         poller.register(self.child.pidfd, select.POLLIN)
-        deadline = time.monotonic() + _ATTACH_SECONDS
+        deadline = Deadline(_ATTACH_SECONDS)
         while not (messages := ready.read()):
-            left = deadline - time.monotonic()
-            if ready.eof or left <= 0 or not poller.poll(int(left * 1000) + 1):
+            if ready.eof or not poller.poll(deadline.milliseconds()):
                 self.end_everything()
                 said = drain(self.stderr).decode("utf-8", "replace").strip()
                 raise MonitorError(

@@ -12,6 +12,7 @@ import select
 import time
 from dataclasses import dataclass
 
+from .deadline import milliseconds
 from .errors import ExecExitError, ExecStartError, ExecSyncError, ExecTimeout, PyconmonError
 from .exec_session import ExecRequest, ExecSession, drain, write_some
 
@@ -67,9 +68,8 @@ class Run:
                 if left <= 0:
                     return False
                 wake = time.monotonic() + left
-            seconds = None if wake is None else max(0.0, wake - time.monotonic())
-            # Rounded up: waking a moment early would only mean another round.
-            for fd, _ in self._poller.poll(None if seconds is None else int(seconds * 1000) + 1):
+            seconds = None if wake is None else wake - time.monotonic()
+            for fd, _ in self._poller.poll(milliseconds(seconds)):
                 self._serve(fd)
         return True
 

@@ -7,11 +7,15 @@ pidfds, which `open()` hands out only for the very same process.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 from dataclasses import dataclass
 from itertools import pairwise
+
+from .deadline import milliseconds
+from .errors import PyconmonError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +37,23 @@ class ProcessId:
         return bool(fields) and int(fields[19]) == self.start_time and fields[0] not in b"ZX"
 
     def open(self) -> int | None:
-        """A pidfd (close it) for this very process, or None once it has ended."""
+        """A pidfd (close it) for this very process, or None once it has ended.
+
+        PyconmonError if it can't be told: out of descriptors is not the process's end.
+        """
         try:
             pidfd = os.pidfd_open(self.pid)
-        except OSError:
+        except ProcessLookupError:
             return None
-        # Looked at after opening: from here on the pidfd cannot come to mean another process.
-        if self.alive():
+        except OSError as error:
+            raise PyconmonError(f"could not watch process {self.pid}: {error.strerror}") from error
+        try:
+            # Looked at after opening: from here on the pidfd cannot come to mean another process.
+            same = self.alive()
+        except BaseException:
+            os.close(pidfd)
+            raise
+        if same:
             return pidfd
         os.close(pidfd)
         return None
@@ -52,7 +66,7 @@ class ProcessId:
         try:
             poller = select.poll()
             poller.register(pidfd, select.POLLIN)
-            return bool(poller.poll(seconds * 1000))
+            return bool(poller.poll(milliseconds(seconds)))
         finally:
             os.close(pidfd)
 
@@ -71,11 +85,16 @@ class ProcessId:
 
 
 def stat_fields(pid: int) -> list[bytes]:
-    """/proc/PID/stat from the state on ([0] state, [1] ppid, [3] session, [19] start); [] if gone."""
+    """/proc/PID/stat from the state on ([0] state, [1] ppid, [3] session, [19] start); [] if gone.
+
+    PyconmonError if there is no descriptor or memory to look with.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             data = file.read()
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise PyconmonError(f"could not look at process {pid}: {error.strerror}") from error
         return []
     # The command name is in parentheses and may contain anything.
     return data[data.rindex(b")") + 2 :].split()

@@ -21,6 +21,7 @@ import signal
 import time
 from collections.abc import Collection
 
+from .deadline import milliseconds
 from .monitor import ProcessId, stat_fields
 
 # /usr/include/asm-generic/resource.h; the resource module has no name for it.
@@ -126,7 +127,7 @@ def _kill_and_wait(processes: Collection[ProcessId], deadline: float) -> None:
             poller.register(pidfd, select.POLLIN)
         remaining = len(waiting)
         while remaining and (seconds := deadline - time.monotonic()) > 0:
-            for pidfd, _ in poller.poll(seconds * 1000):
+            for pidfd, _ in poller.poll(milliseconds(seconds)):
                 poller.unregister(pidfd)
                 remaining -= 1
     finally:

@@ -56,7 +56,7 @@ class Child:
         if self.poll() is None:
             poller = select.poll()
             poller.register(self.pidfd, select.POLLIN)
-            poller.poll(None if seconds is None else max(0, seconds) * 1000)
+            poller.poll(milliseconds(seconds))
         return self.poll()
 
     def send_signal(self, number: int) -> None:
@@ -186,7 +186,7 @@ def wait_pidfd(pidfd: int, seconds: float | None) -> bool:
     """Whether the process of a pidfd ends within so many seconds."""
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(None if seconds is None else max(0, int(seconds * 1000))))
+    return bool(poller.poll(milliseconds(seconds)))
 
 
 def kill_pidfd(pidfd: int, seconds: float) -> bool:

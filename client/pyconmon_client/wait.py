@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import select
-import time
 
 from . import inotify
 from .closing import Closing
+from .deadline import Deadline
 from .errors import WaitTimeout
 from .exit_status import UNKNOWN, Exit, kernel_exit_code, read_exit_file
 from .monitor import ProcessId
@@ -66,15 +66,14 @@ class ExitWatch(Closing):
 
     def wait(self, timeout: float | None = None, what: str = "the container") -> Exit:
         """Until it has ended, `timeout` seconds at most, then WaitTimeout."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline(timeout)
         while (found := self.check()) is None:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            if deadline.passed():
                 raise WaitTimeout(f"could not see {what} end: still running after {timeout} s")
             poller = select.poll()
             for fd in self.descriptors():
                 poller.register(fd, select.POLLIN)
-            poller.poll(None if left is None else int(left * 1000) + 1)
+            poller.poll(deadline.milliseconds())
         return found
 
     def close(self) -> None:

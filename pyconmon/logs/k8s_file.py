@@ -118,8 +118,8 @@ class K8sFile:
         total = length = 0
         begin = start
         buffers: list[bytes | memoryview] = []
-        for left, right, whole in record.runs(block, start, stop):
-            length += record.add_run(buffers, head, block, left, right, whole)
+        for left, right, partial in record.runs(block, start, stop):
+            length += record.add_run(buffers, head, block, left, right, partial)
             if length >= FLUSH or len(buffers) > IOV_SAFE or right == stop:
                 self._put(buffers, length, begin, right - begin, checkpoint)
                 total += length
@@ -262,8 +262,8 @@ class K8sFile:
 
     def _text(self, head: bytes, block: bytes, start: int, stop: int) -> memoryview:
         buffers: list[bytes | memoryview] = []
-        for left, right, whole in record.runs(block, start, stop):
-            record.add_run(buffers, head, block, left, right, whole)
+        for left, right, partial in record.runs(block, start, stop):
+            record.add_run(buffers, head, block, left, right, partial)
         return memoryview(b"".join(buffers))
 
     def sync(self) -> None:

@@ -18,15 +18,15 @@ def fit(block: bytes, start: int, stop: int, room: int) -> int:
     """The end of the most records from `start` on whose text is no longer than `room` bytes."""
     # What begins beyond `room` cannot fit: not looking there keeps tiny limits cheap.
     stop = min(stop, start + max(room, 0) + RECORD_MAX)
-    for begin, end, whole in runs(block, start, stop):
-        if not whole:
-            size = HEAD + end - begin + 1
-        elif end - begin <= room:
-            size = end - begin + HEAD * block.count(LF, begin, end)
+    for begin, end, partial in runs(block, start, stop):
+        if partial:
+            size = end - begin + (HEAD + 1) * partial
+            if size > room:
+                return begin + max(room, 0) // (HEAD + RECORD_MAX + 1) * RECORD_MAX
         else:
-            return _fit_lines(block, begin, end, room)
-        if size > room:
-            return _fit_lines(block, begin, end, room) if whole else begin
+            size = end - begin + HEAD * block.count(LF, begin, end)
+            if size > room:
+                return _fit_lines(block, begin, end, room)
         room -= size
     return stop
 

@@ -25,6 +25,7 @@ LF = b"\n"
 # Whole lines are formatted this many bytes at a time. Text can be 46 times as long as its data
 # (empty lines): small pieces stay in the processor's cache and below malloc's mmap threshold.
 RUN = 32768
+MOST_PARTIAL = 32  # records of one line in a run: two buffers each
 
 
 class Stamp:
@@ -70,20 +71,23 @@ def whole_lines(block: bytes, start: int, stop: int) -> int:
     return start
 
 
-def runs(block: bytes, start: int, stop: int) -> Iterator[tuple[int, int, bool]]:
-    """Cut block[start:stop] at record boundaries into (start, stop, whole).
+def runs(block: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Cut block[start:stop] at record boundaries into (start, stop, partial).
 
-    A run is either whole lines (each an F record) or a single piece without newline (a P record).
-    Cutting again from any boundary gives the same records: recovery depends on that.
+    A run is whole lines, each an F record (`partial` 0), or so many P records: pieces of one line,
+    all of RECORD_MAX bytes but perhaps the last. Cutting again from any record's boundary gives the
+    same records: recovery depends on that.
     """
     while start < stop:
         end = whole_lines(block, start, min(start + RUN, stop))
         if end > start:
-            yield start, end, True
+            yield start, end, 0
         else:
             # Not the run's limit but the line is what ended: RUN is longer than any record.
-            end = min(start + RECORD_MAX, stop)
-            yield start, end, False
+            limit = min(start + MOST_PARTIAL * RECORD_MAX, stop)
+            newline = block.find(LF, start + RECORD_MAX, limit)
+            end = limit if newline < 0 else start + (newline - start) // RECORD_MAX * RECORD_MAX
+            yield start, end, -(-(end - start) // RECORD_MAX)
         start = end
 
 
@@ -96,19 +100,32 @@ def first_record(block: bytes, start: int, stop: int) -> int:
 def text_size(block: bytes, start: int, stop: int) -> int:
     """Length of the text that block[start:stop] becomes, in bytes."""
     size = 0
-    for begin, end, whole in runs(block, start, stop):
-        size += end - begin + (HEAD * block.count(LF, begin, end) if whole else HEAD + 1)
+    for begin, end, partial in runs(block, start, stop):
+        size += end - begin
+        size += (HEAD + 1) * partial if partial else HEAD * block.count(LF, begin, end)
     return size
 
 
 def add_run(
-    buffers: list[bytes | memoryview], head: bytes, block: bytes, start: int, stop: int, whole: bool
+    buffers: list[bytes | memoryview],
+    head: bytes,
+    block: bytes,
+    start: int,
+    stop: int,
+    partial: int,
 ) -> int:
     """Append the text of one run to `buffers`; returns its length in bytes."""
-    if whole:
+    if not partial:
         # One replace() puts a head behind every newline; the one behind the last is left out.
         text = block[start:stop].replace(LF, LF + head)
         buffers += (head, memoryview(text)[:-HEAD])
         return len(text)
-    buffers += (head[:-2] + b"P ", memoryview(block)[start:stop], LF)
-    return HEAD + stop - start + 1
+    view = memoryview(block)
+    head = head[:-2] + b"P "
+    buffers += (head, view[start : min(start + RECORD_MAX, stop)])
+    if partial > 1:
+        between = LF + head
+        for at in range(start + RECORD_MAX, stop, RECORD_MAX):
+            buffers += (between, view[at : min(at + RECORD_MAX, stop)])
+    buffers.append(LF)
+    return stop - start + (HEAD + 1) * partial

@@ -31,8 +31,8 @@ def zone(request: pytest.FixtureRequest) -> Iterator[None]:
 def text_of(block: bytes, head: bytes = HEAD + b"F ", start: int = 0) -> bytes:
     buffers: list[bytes | memoryview] = []
     size = 0
-    for left, right, whole in record.runs(block, start, len(block)):
-        size += record.add_run(buffers, head, block, left, right, whole)
+    for left, right, partial in record.runs(block, start, len(block)):
+        size += record.add_run(buffers, head, block, left, right, partial)
     text = b"".join(buffers)
     assert len(text) == size == record.text_size(block, start, len(block))
     return text
@@ -61,7 +61,7 @@ def test_records(data: bytes, expected: list[bytes]) -> None:
 
 
 def some_bytes(rng: random.Random) -> bytes:
-    lengths = rng.choice([(0, 3), (0, 200), (8000, 8400), (0, 30000), (8191, 8193), (40000, 70000)])
+    lengths = rng.choice([(0, 3), (0, 200), (8000, 8400), (0, 30000), (8191, 8193), (40000, 70000), (0, 300000)])
     data = bytearray()
     for _ in range(rng.randrange(1, 12)):
         data += bytes([rng.randrange(65, 90)]) * rng.randint(*lengths) + b"\n"
