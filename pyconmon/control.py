@@ -73,6 +73,9 @@ class Messages:
         self._fragment = fragment if len(fragment) < LONGEST_FRAGMENT else b""
         messages = []
         for line in lines:
+            if len(line) >= LONGEST_FRAGMENT:
+                self._numbers = []
+                continue
             numbers, clean = scan_numbers(line, self._count)
             if len(numbers) == self._count:
                 messages.append(tuple(numbers))

@@ -53,6 +53,8 @@ def test_numbers_are_read_as_scanf_does(line: bytes, numbers: list[int], clean: 
         ([b"1\nrubbish\n1 30 40\n"], [(1, 30, 40)]),
         ([b"1\n2 0 0\n"], [(2, 0, 0)]),  # a short line does not eat the good one after it
         ([b"1 \n\n\n30 40\n"], [(1, 30, 40)]),
+        ([b"1 30 40 " + b"x" * 190 + b"\n"], [(1, 30, 40)]),
+        ([b"1 30 40 " + b"x" * 191 + b"\n1 31 41\n"], [(1, 31, 41)]),  # too long for a message
         ([b"x" * 199, b"1 30 40\n"], [(1, 30, 40)]),
         ([b"x" * 5000, b"1 30 40\n"], [(1, 30, 40)]),
         ([b"x" * 198, b"1 30 40\n"], []),  # still one line
