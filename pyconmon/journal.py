@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     # (stream, data, time in ns or 0: not begun, consumed, inode or 0: no file has any, offset,
     # messages that the system's journal has)
     Unlogged = tuple[int, bytes, int, int, int, int, int]
+    # (device, inode, ctime in ns) of a link, and (device, inode, kind: S_IFMT, owner, links) of a file
+    Link = tuple[int, int, int]
+    File = tuple[int, int, int, int, int]
+    # (the link that led to the log, the log, inode of the file that was to be the next or 0)
+    KnownLog = tuple[Link | None, File, int]
 
 
 MAGIC = b"pyconmon journal 2\n"
@@ -40,6 +45,9 @@ LONGEST_HELD = 8192
 AT_MARK = 32
 AT_STATE, AT_STREAM, AT_SIZE, AT_TIME, AT_TURN, AT_SENT, AT_CAPACITY = range(48, 104, 8)
 AT_CHECKPOINTS = 104, 128  # two of (consumed, inode, offset); AT_TURN says which one holds
+# Which file is the log: see KnownLog. An inode of 0: none, or not known.
+AT_LINK = range(152, 176, 8)
+AT_DEVICE, AT_INODE, AT_KIND, AT_OWNER, AT_NAMES, AT_NEXT = range(176, 224, 8)
 AT_HELD = 4096  # for each stream two times (description, text); bits 8 and 9 of the state say which
 HELD_SIZE = 8 + LONGEST_HELD
 HEADER = 40960
@@ -193,6 +201,21 @@ class Journal:
         self._put(at + 16, offset)
         self._put(AT_TURN, turn)
 
+    def announce_log(self, inode: int) -> None:
+        """A file is about to get the log's name."""
+        self._put(AT_NEXT, inode)
+
+    def note_log(self, link: Link | None, status: os.stat_result) -> None:
+        """This file is the log. After a rotation only its inode number is another."""
+        for place, value in zip(AT_LINK, link or (0, 0, 0), strict=True):
+            self._put(place, value)
+        self._put(AT_DEVICE, status.st_dev)
+        self._put(AT_KIND, status.st_mode & 0o170000)
+        self._put(AT_OWNER, status.st_uid)
+        self._put(AT_NAMES, status.st_nlink)
+        self._put(AT_INODE, status.st_ino)
+        self._put(AT_NEXT, 0)  # files that are gone leave their numbers to strangers
+
     def sent(self, messages: int) -> None:
         """So many messages of what was read have gone to the system's journal."""
         self._put(AT_SENT, messages)
@@ -252,6 +275,17 @@ class Journal:
             if size <= LONGEST_HELD and described:
                 found[stream] = bytes(self._map[at + 8 : at + 8 + size]), described >> 32
         return found
+
+    def known_log(self) -> KnownLog | None:
+        """Which file the dead monitor wrote to; None: not known."""
+        device, inode, kind, owner, names, following = map(
+            self._get, range(AT_DEVICE, AT_NEXT + 8, 8)
+        )
+        if not inode:
+            return None
+        first, second, third = map(self._get, AT_LINK)
+        link = (first, second, third) if second else None
+        return link, (device, inode, kind, owner, names), following
 
     def clear(self) -> None:
         """What was unlogged is in the log now."""

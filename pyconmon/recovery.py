@@ -151,6 +151,7 @@ class Successor:
             pidfd = -1
         reader = survival.take_over(state, self.journal, monitor.logs)
         _finish_log(monitor.logs, self.journal)
+        monitor.logs.tell(self.journal)  # not before: it is the dead one's log that has counted
         inodes = {int(stream): inode for stream, inode in state["pipes"].items()}
         monitor.streams.inodes = dict(inodes)
         monitor.streams.read_with(reader)
@@ -161,6 +162,8 @@ class Successor:
 
     def _make_monitor(self) -> tuple[Monitor, Survival]:
         from pyconmon.checks import check
+        from pyconmon.logs import open_logs
+        from pyconmon.logs.reopening import opener
         from pyconmon.loop import Loop
         from pyconmon.monitor import Monitor
         from pyconmon.options import parse
@@ -174,21 +177,12 @@ class Successor:
         process.environment = dict(entry.partition("=")[::2] for entry in state["environment"])
         process.oom_score = str(state.get("oom_score", "")).encode() or None
         options = check(parse(state["argv"]), created=True)
-        logs = self._open_logs(options)
+        logs = open_logs(options, self.diag, opener(self.journal.known_log(), self.diag))
         survival = Survival(self.directory, state["argv"], options, process, self.diag)
         monitor = Monitor(options, process, Loop(self.diag.exception), logs, self.diag, survival)
         process.become_parent_of_orphans(new_session=False)
         process.take_signals(monitor.loop, monitor.reaper.reap, monitor.forward)
         return monitor, survival
-
-    def _open_logs(self, options: Options) -> Logs:
-        from pyconmon.logs import Logs, open_logs
-
-        try:
-            return open_logs(options, self.diag)
-        except OSError as error:  # the exit code is worth more than the log
-            self.diag.error(f"Failed to open log file {error.filename}: {error.strerror}")
-            return Logs(self.diag)
 
     def _go_on(self, monitor: Monitor, pid: int, pidfd: int, ready: Callable[[], None]) -> int:
         """The container is there (perhaps as a zombie): watch it."""

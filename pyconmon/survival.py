@@ -69,6 +69,7 @@ class Survival:
             pipes={str(stream): inode for stream, inode in inodes.items()},
             begun=clock_gettime(CLOCK_BOOTTIME),
         )
+        logs.tell(journal)
         return self._use(journal, logs)
 
     def take_over(self, state: dict[str, Any], journal: Journal, logs: Logs) -> Reader:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 
-from pyconmon.logs.opening import open_log
+from pyconmon.logs.opening import open_first
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from pyconmon.diag import Diag
     from pyconmon.logs.journald import Journald, Keep
-    from pyconmon.logs.k8s_file import K8sFile
+    from pyconmon.logs.k8s_file import K8sFile, Witness
+    from pyconmon.logs.opening import Opened
     from pyconmon.loop import Loop
     from pyconmon.options import Options
 
@@ -53,8 +54,13 @@ def parse_log_path(spec: str) -> tuple[str, str | None] | None:
     return "k8s-file", spec
 
 
-def open_logs(options: Options, diag: Diag) -> Logs:
-    """Open the drivers of `options.log_drivers`. A log file that cannot be opened is an OSError."""
+def open_logs(
+    options: Options, diag: Diag, opener: Callable[[str], Opened | None] = open_first
+) -> Logs:
+    """Open the drivers of `options.log_drivers`. A log file that cannot be opened is an OSError.
+
+    `opener` opens the file in a way of its own; with None from it there is no log file.
+    """
     logs = Logs(diag)
     logs.unloaded = options
     for driver, path in options.log_drivers:
@@ -64,8 +70,9 @@ def open_logs(options: Options, diag: Diag) -> Logs:
             logs.wants_journal = True
         elif driver == "k8s-file" and path is not None:
             if logs.opened is not None:
-                os.close(logs.opened[1])
-            logs.opened = path, open_log(path)
+                os.close(logs.opened[1][0])
+            opened = opener(path)
+            logs.opened = None if opened is None else (path, opened)
     return logs
 
 
@@ -84,7 +91,7 @@ class Logs:
         self.passthrough = False
         self.wants_journal = False
         self.unloaded: Options | None = None
-        self.opened: tuple[str, int] | None = None  # path and descriptor, until `load`
+        self.opened: tuple[str, Opened] | None = None  # until `load`
         self.file: K8sFile | None = None
         self.journal: Journald | None = None
         self.timestamp: Callable[[], int] = time.time_ns
@@ -106,15 +113,21 @@ class Logs:
         if self.opened is not None:
             from pyconmon.logs.k8s_file import K8sFile
 
-            (path, fd), self.opened = self.opened, None
+            (path, opened), self.opened = self.opened, None
             self.file = K8sFile(
                 path,
+                opened,
                 self._diag,
                 size_max=options.log_size_max,
                 global_max=options.log_global_size_max,
                 keep=options.log_max_files if options.log_rotate else 0,
-                fd=fd,
             )
+
+    def tell(self, witness: Witness) -> None:
+        """Have `witness` know from now on which file is the log."""
+        self.load()
+        if self.file is not None:
+            self.file.tell(witness)
 
     def use_loop(self, loop: Loop) -> None:
         """From now on, what the journal has no room for is sent from `loop` as soon as it has."""
@@ -202,7 +215,7 @@ class Logs:
     def close(self) -> None:
         """Close everything; may be called twice."""
         if self.opened is not None:
-            os.close(self.opened[1])
+            os.close(self.opened[1][0])
             self.opened = None
         file, self.file = self.file, None
         journal, self.journal = self.journal, None

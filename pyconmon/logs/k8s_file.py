@@ -16,10 +16,22 @@ from pyconmon.logs.trouble import Trouble
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from pyconmon.diag import Diag
+    from pyconmon.logs.opening import Link, Opened
 
     Checkpoint = Callable[[int, int, int], None]
+
+    class Witness(Protocol):
+        """Is told which file is the log."""
+
+        def announce_log(self, inode: int) -> None:
+            """This one will be it in a moment."""
+
+        def note_log(self, link: Link | None, status: os.stat_result) -> None:
+            """This one is it, reached through that link."""
+
 
 FLUSH = 131072  # bytes of text that are gathered for one writev()
 IOV_SAFE = 900  # buffers for one writev(); the kernel takes 1024
@@ -30,23 +42,20 @@ class K8sFile:
     """One open log file. Sizes are in bytes; a limit <= 0 is none."""
 
     __slots__ = (
-        "_fd", "_global_max", "_inode", "_keep", "_limited", "_linked", "_regular", "_size",
-        "_size_max", "_stamp", "_stuck", "_torn", "_total", "_trouble", "path",
+        "_fd", "_global_max", "_gone", "_inode", "_keep", "_limited", "_link", "_regular", "_size",
+        "_size_max", "_stamp", "_stuck", "_torn", "_total", "_trouble", "_witness", "path",
     )  # fmt: skip
 
     def __init__(
         self,
         path: str,
+        opened: Opened,
         diag: Diag,
         size_max: int = -1,
         global_max: int = -1,
         keep: int = 0,
-        fd: int = -1,
     ) -> None:
-        """Takes over `fd`, the file opened; -1: opens or creates it, OSError.
-
-        `keep` > 0: rotate, with so many old files.
-        """
+        """Takes over the file `opened`. `keep` > 0: rotate, with so many old files."""
         self.path = path
         self._size_max = size_max
         self._global_max = global_max
@@ -55,9 +64,10 @@ class K8sFile:
         self._trouble = Trouble(diag, f"log {path}", "output is lost until it can be written again")
         self._stuck = Trouble(diag, f"log {path} cannot be replaced", "it grows beyond its limit")
         self._torn = False
-        self._linked = rotation.is_link(path)
+        self._witness: Witness | None = None
         self._fd = -1
-        self._adopt(opening.open_log(path) if fd < 0 else fd)
+        fd, self._link, self._gone = opened
+        self._adopt(fd)
         self._total = self._size
         if self._regular:
             self._torn = rotation.ends_torn(path, self._size)
@@ -74,6 +84,17 @@ class K8sFile:
         self._size = status.st_size if self._regular else 0
         self._torn = False
         self._limited = self._regular and (self._size_max > 0 or self._global_max > 0)
+        if self._witness is not None:
+            self._witness.note_log(self._link, status)
+
+    def tell(self, witness: Witness) -> None:
+        """Who has to know which file is the log, from now on."""
+        self._witness = witness
+        witness.note_log(self._link, os.fstat(self._fd))
+
+    def _announce(self, fd: int) -> None:
+        if self._witness is not None:
+            self._witness.announce_log(os.fstat(fd).st_ino)
 
     def write(
         self, stream: int, block: bytes, nanoseconds: int, checkpoint: Checkpoint | None
@@ -183,9 +204,9 @@ class K8sFile:
         """Put a fresh file at the path, by rotation or replacement. False: it did not work."""
         try:
             if self._keep > 0:
-                fd = rotation.rotate(self.path, self._fd, self._keep)
+                fd = rotation.rotate(self.path, self._fd, self._keep, self._announce)
             else:
-                fd = rotation.replace(self.path, self._fd, self._linked)
+                fd = rotation.replace(self.path, self._fd, self._announce, self._link)
         except OSError as error:
             self._stuck.failed(error, 0)
             return False
@@ -226,8 +247,10 @@ class K8sFile:
             self._total = self._size
         else:
             # It was renamed after the checkpoint. If it cannot be found it was replaced, and that
-            # comes only after all that belonged into it had been written.
-            self._complete_moved(head, block, consumed, end, inode, offset)
+            # comes only after all that belonged into it had been written; unless others took it away.
+            moved = self._complete_moved(head, block, consumed, end, inode, offset)
+            if not moved and inode == self._gone:
+                end = consumed
         self._write_limited(head, block[:stop], end, checkpoint)
 
     def _complete(self, head: bytes, block: bytes, start: int, stop: int, there: int) -> None:
@@ -242,11 +265,11 @@ class K8sFile:
 
     def _complete_moved(
         self, head: bytes, block: bytes, start: int, stop: int, inode: int, offset: int
-    ) -> None:
-        """The same for a log that has another name by now."""
+    ) -> bool:
+        """The same for a log that has another name by now; False: it has none."""
         moved = rotation.find_inode(self.path, inode)
         if moved is None:
-            return
+            return False
         try:
             fd = os.open(moved, opening.FLAGS | os.O_NOFOLLOW)
             try:
@@ -259,6 +282,7 @@ class K8sFile:
                 os.close(fd)
         except OSError as error:
             self._trouble.failed(error, stop - start)
+        return True
 
     def _text(self, head: bytes, block: bytes, start: int, stop: int) -> memoryview:
         buffers: list[bytes | memoryview] = []

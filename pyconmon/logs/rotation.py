@@ -11,7 +11,9 @@ with O_EXCL after removing what a crash has left there. A log reached through a 
 in place and never rotated: a rename would put the file where the link is. A link that somebody puts
 there later is not followed but replaced: it could lead anywhere.
 
-All functions take and return descriptors without closing any, and raise OSError.
+All functions take and return descriptors without closing any, and raise OSError. `announce` is called with
+the descriptor of a fresh file before that gets the log's name: should we be killed in between, the next
+monitor knows it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,15 @@ from __future__ import annotations
 import errno
 import os
 
-from pyconmon.logs.opening import FLAGS, MODE, open_log
+from pyconmon.logs.opening import FLAGS, MODE, link_at, open_log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyconmon.logs.opening import Link
+
+    Announce = Callable[[int], None]
 
 CREATE = FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
@@ -44,34 +54,22 @@ def ends_torn(path: str, size: int) -> bool:
         os.close(fd)
 
 
-def is_link(path: str) -> bool:
-    """Whether the log is reached through a symlink: to be asked when it is opened."""
-    return os.path.islink(path)
-
-
-def replace(path: str, fd: int, linked: bool = False) -> int:
+def replace(path: str, fd: int, announce: Announce, linked: Link | None = None) -> int:
     """A fresh file at `path`; `fd` is the present one. Returns the new descriptor.
 
-    `linked`: the path was a link from the beginning.
+    `linked`: the path was this link (see `opening.link_at`) from the beginning.
     """
     present = _look(path)
     if present is None:
         return os.open(path, CREATE, MODE)
-    link = present.st_mode & 0o170000 == 0o120000
-    if link and linked:
+    link = link_at(path)
+    if link is not None and link == linked:
         # What it points to is emptied, or created if it has been moved away.
         return os.open(path, FLAGS | os.O_CREAT | os.O_TRUNC, MODE)
-    if not link and not is_regular(present):
+    if link is None and not is_regular(present):
         return open_log(path)
     try:
-        new = _create(path + ".tmp")
-        try:
-            os.rename(path + ".tmp", path)
-        except OSError:
-            os.close(new)
-            os.unlink(path + ".tmp")
-            raise
-        return new
+        return put_fresh(path, announce)
     except OSError:
         # No room or no right to make a file here: the limit still holds if this one is emptied.
         if not os.path.samestat(present, os.fstat(fd)):
@@ -80,7 +78,20 @@ def replace(path: str, fd: int, linked: bool = False) -> int:
         return os.dup(fd)
 
 
-def rotate(path: str, fd: int, keep: int) -> int:
+def put_fresh(path: str, announce: Announce) -> int:
+    """A new file in the place of whatever is there, but for a directory; its descriptor."""
+    new = _create(path + ".tmp")
+    try:
+        announce(new)
+        os.rename(path + ".tmp", path)
+    except OSError:
+        os.close(new)
+        os.unlink(path + ".tmp")
+        raise
+    return new
+
+
+def rotate(path: str, fd: int, keep: int, announce: Announce) -> int:
     """Move `path` to ``path.1`` and so on, keeping `keep` old files. Returns the new descriptor.
 
     If it fails, the present file is still the log and can be written on.
@@ -91,6 +102,7 @@ def rotate(path: str, fd: int, keep: int) -> int:
     if not is_regular(present):
         raise OSError(errno.ELOOP, "only a regular file can be rotated")
     new = _create(path + ".new")
+    announce(new)
     try:
         last = 1
         while last < keep and _look(f"{path}.{last}") is not None:

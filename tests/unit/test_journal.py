@@ -13,6 +13,8 @@ import pytest
 from pyconmon.journal import CAPACITY, MARK_SIZE, MOST_CAPACITY, Journal
 from pyconmon.logs import Logs, open_logs
 from pyconmon.logs.journald import Fields, Journald
+from pyconmon.logs.opening import open_first
+from pyconmon.logs.reopening import opener
 from tests.helpers.logs import Heard, log_options, logged
 
 
@@ -85,14 +87,24 @@ def use(journal: Journal, logs: Logs) -> None:
     logs.checkpoint, logs.timestamp, logs.keep = journal.checkpoint, journal.timestamp, journal
 
 
-def one_life(path: Path, make_logs: Callable[[], Logs], deaths: Deaths, step: int) -> bool:
-    """Relay, die at that step, and have a successor relay the rest; False if no such step was met."""
+def one_life(
+    path: Path,
+    make_logs: Callable[[Journal | None], Logs],
+    deaths: Deaths,
+    step: int,
+    between: Callable[[], None] = lambda: None,
+) -> bool:
+    """Relay, die at that step, and have a successor relay the rest; False if no such step was met.
+
+    `make_logs` gets the dead monitor's journal; `between` is what happens while nobody watches.
+    """
     pipes = {stream: os.pipe() for stream in (1, 2)}
     for read_end, _ in pipes.values():
         os.set_blocking(read_end, False)
     left = list(CHUNKS)
-    journal, logs = Journal(str(path), create=True), make_logs()
+    journal, logs = Journal(str(path), create=True), make_logs(None)
     use(journal, logs)
+    logs.tell(journal)
     deaths.at(step)
     died = False
     try:
@@ -103,13 +115,16 @@ def one_life(path: Path, make_logs: Callable[[], Logs], deaths: Deaths, step: in
     logs.close()
     journal.close(remove=False)
     del journal  # a view of it may still have been exported
-    journal, logs = Journal(str(path), create=False), make_logs()
+    journal = Journal(str(path), create=False)
+    between()
+    logs = make_logs(journal)
     use(journal, logs)
     logs.restore(journal.held())
     unlogged = journal.unlogged()
     if unlogged is not None:
         logs.resume(*unlogged)
         journal.clear()
+    logs.tell(journal)
     relay(journal, logs, pipes, left)
     logs.finish(True, False)
     logs.close()
@@ -125,30 +140,79 @@ def one_life(path: Path, make_logs: Callable[[], Logs], deaths: Deaths, step: in
     [{}, {"log_size_max": 3000, "log_rotate": True, "log_max_files": 50}],
     ids=["plain", "rotating"],
 )
+@pytest.mark.parametrize("deed", ["nothing", "moved", "deleted"])
 def test_every_cut_point_with_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], deed: str
 ) -> None:
+    """Also if others put a link in the place of the log while nobody watches."""
     deaths = Deaths(monkeypatch)
+    precious = tmp_path / "precious"
+    precious.touch()
     step = 0
     while True:
-        step += 1
+        step += 1 if deed == "nothing" else 3
         home = tmp_path / str(step)
         home.mkdir()
-        options = log_options(home / "ctr.log", **changes)
+        log = home / "ctr.log"
+        options = log_options(log, **changes)
+        older: list[int] = []
+        gone = b""
 
-        def make_logs() -> Logs:
-            logs = open_logs(options, Heard())  # type: ignore[arg-type]  # noqa: B023
+        def make_logs(journal: Journal | None) -> Logs:
+            open_it = open_first if journal is None else opener(journal.known_log(), Heard())  # type: ignore[arg-type]
+            logs = open_logs(options, Heard(), open_it)  # type: ignore[arg-type]  # noqa: B023
             logs.load()
             return logs
 
-        died = one_life(home / "journal", make_logs, deaths, step)
-        parts = sorted(home.glob("ctr.log.*"), key=lambda part: -int(part.suffix[1:]))
-        content = b"".join(part.read_bytes() for part in [*parts, home / "ctr.log"])
+        def between() -> None:
+            nonlocal gone
+            older.extend(part.stat().st_ino for part in home.glob("ctr.log.[0-9]*"))  # noqa: B023
+            if deed == "nothing":
+                return
+            if deed == "deleted":
+                gone = log.read_bytes()  # noqa: B023
+                log.unlink()  # noqa: B023
+            else:
+                log.rename(home / "moved")  # noqa: B023
+            log.symlink_to(precious)  # noqa: B023
+
+        died = one_life(home / "journal", make_logs, deaths, step, between)
+        parts = sorted(home.glob("ctr.log.[0-9]*"), key=lambda part: -int(part.suffix[1:]))
+        before = [part for part in parts if part.stat().st_ino in older]
+        after = [*(part for part in parts if part not in before), log]
+        if deed == "moved":
+            before.append(home / "moved")
         for stream, name in ((1, b"stdout"), (2, b"stderr")):
-            assert logged(content, name) == WRITTEN[stream], f"death at step {step}"
+            first, last = (
+                logged(b"".join(part.read_bytes() for part in some), name)
+                for some in (before, after)
+            )
+            if deed == "deleted":
+                # What was being written may be in the deleted file and in the new one, or in both.
+                assert WRITTEN[stream].endswith(last), f"death at step {step}"
+                there = len(WRITTEN[stream]) - len(last)
+                assert len(first) <= there <= len(first + logged(gone, name)), f"step {step}"
+            else:
+                assert first + last == WRITTEN[stream], f"death at step {step}"
+        assert precious.stat().st_size == 0
         if not died:
             break
     assert step > 300
+
+
+def test_which_file_is_the_log(tmp_path: Path) -> None:
+    """It is kept; one that a rotation was about to put there only until that is done."""
+    journal = Journal(str(tmp_path / "journal"), create=True)
+    assert journal.known_log() is None
+    file = tmp_path.stat()
+    described = file.st_dev, file.st_ino, 0o040000, file.st_uid, file.st_nlink
+    journal.note_log((1, 2, 3), file)
+    assert journal.known_log() == ((1, 2, 3), described, 0)
+    journal.announce_log(77)
+    assert journal.known_log() == ((1, 2, 3), described, 77)
+    journal.note_log(None, file)
+    assert journal.known_log() == (None, described, 0)
+    journal.close(remove=True)
 
 
 def test_every_cut_point_with_the_systems_journal(
@@ -175,7 +239,7 @@ def test_every_cut_point_with_the_systems_journal(
                 if b"\nPRIORITY=%b\n" % priority in entry:
                     messages.append(message)
 
-    def make_logs() -> Logs:
+    def make_logs(journal: Journal | None) -> Logs:
         logs = Logs(Heard())  # type: ignore[arg-type]
         logs.journal = Journald(
             Fields(b"0123456789abcdef", None, None),
