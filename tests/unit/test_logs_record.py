@@ -61,7 +61,9 @@ def test_records(data: bytes, expected: list[bytes]) -> None:
 
 
 def some_bytes(rng: random.Random) -> bytes:
-    lengths = rng.choice([(0, 3), (0, 200), (8000, 8400), (0, 30000), (8191, 8193), (40000, 70000), (0, 300000)])
+    lengths = rng.choice(
+        [(0, 3), (0, 200), (8000, 8400), (0, 30000), (8191, 8193), (40000, 70000), (0, 300000)]
+    )
     data = bytearray()
     for _ in range(rng.randrange(1, 12)):
         data += bytes([rng.randrange(65, 90)]) * rng.randint(*lengths) + b"\n"
