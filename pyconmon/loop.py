@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
 MOST_FAILURES = 100
+FAR = float("inf")
 HUNG_UP = select.EPOLLHUP | select.EPOLLERR
 
 
@@ -130,20 +131,25 @@ class Loop:
     def _patience(self, longest: float | None) -> float | None:
         if self._always and any(self._always.values()):
             return 0.0
-        if not self._timers:
+        # Plain loops: a comprehension is a function made and called, at every wake-up.
+        nearest = FAR
+        for timer in self._timers:
+            if timer.callback is not None and timer.deadline < nearest:
+                nearest = timer.deadline
+        if nearest == FAR:
+            self._timers.clear()
             return longest
-        self._timers = [timer for timer in self._timers if timer.callback is not None]
-        if not self._timers:
-            return longest
-        left = max(0.0, min(timer.deadline for timer in self._timers) - monotonic())
+        left = max(0.0, nearest - monotonic())
         return left if longest is None else min(left, longest)
 
     def _run_timers(self) -> None:
         now = monotonic()
-        due = [timer for timer in self._timers if timer.deadline <= now]
-        if not due:
-            return
-        self._timers = [timer for timer in self._timers if timer.deadline > now]
+        due = []
+        rest = []
+        for timer in self._timers:
+            if timer.callback is not None:
+                (due if timer.deadline <= now else rest).append(timer)
+        self._timers = rest
         for timer in due:
             callback, timer.callback = timer.callback, None
             if callback is not None:

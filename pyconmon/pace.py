@@ -2,7 +2,7 @@
 
 A read costs about the same whether it brings ten bytes or a hundred thousand. A stream that trickles in
 quick succession is therefore read a little later and in larger pieces: never so late that its writer
-could fill the pipe, nor that a reader of the log would notice (30 ms; 2 ms while somebody is attached).
+could fill the pipe, nor that a reader of the log would notice (40 ms; 2 ms while somebody is attached).
 A stream that speaks now and then is read at once. Waiting itself is stdio.py's matter.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 WINDOW = 16  # reads between two decisions
 SLOW = 0.05  # seconds between reads: nothing to be gained
-LONGEST = 0.03
+LONGEST = 0.04
 LONGEST_ATTACHED = 0.002
 SHORTEST = 0.0005
 QUICK = 1 << 20  # bytes/s: such a writer gets a bigger pipe

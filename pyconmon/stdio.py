@@ -86,6 +86,7 @@ class Pump:
         self._terminal = terminal
         self._enlarged = terminal
         self._timer: Timer | None = None
+        self._paused = False  # the loop does not look at it: the timer is what reads next
         self._pace = Pace(ORDINARY_PIPE)
 
     def start(self) -> None:
@@ -96,6 +97,7 @@ class Pump:
     def _ready(self, revents: int) -> None:
         view = self.reader.read(self.fd, self.stream)
         if view is None:
+            self._pause(0.0)
             return
         size = len(view)
         if size == 0:
@@ -108,20 +110,30 @@ class Pump:
             pause = self._pace.after(size, monotonic(), self.attached())
             if not self._enlarged and (self._pace.quick or size >= ORDINARY_PIPE):
                 self._enlarge()
-        if pause > 0.0:
-            self._loop.modify(self.fd, 0)
-            self._timer = self._loop.call_after(pause, self._go_on)
+        self._pause(pause)
+
+    def _pause(self, seconds: float) -> None:
+        """Read again so many seconds from now; 0.0: as soon as there is something."""
+        if self._timer is not None:  # a hang-up came before it
+            self._timer.cancel()
+            self._timer = None
+        if seconds > 0.0:
+            self._timer = self._loop.call_after(seconds, self._go_on)
+        if self._paused != (seconds > 0.0):
+            self._paused = not self._paused
+            self._loop.modify(self.fd, 0 if self._paused else READABLE)
+
+    def _go_on(self) -> None:
+        """The pause is over. There is something to read as a rule: asking first costs as much as trying."""
+        self._timer = None
+        if self.fd >= 0:
+            self._ready(0)
 
     def _enlarge(self) -> None:
         """The writer is quick: a bigger pipe lets it go on while we wait, and saves it switches."""
         self._enlarged = True
         self._pace.capacity = linux.enlarge_pipe(self.fd, BUSY_PIPE)
         keep_freed_memory()
-
-    def _go_on(self) -> None:
-        self._timer = None
-        if self.fd >= 0:
-            self._loop.modify(self.fd, READABLE)
 
     def _ended(self) -> None:
         """All writers are gone. For a terminal that may change again: someone can open it anew."""
