@@ -114,14 +114,17 @@ class Pump:
 
     def _pause(self, seconds: float) -> None:
         """Read again so many seconds from now; 0.0: as soon as there is something."""
-        if self._timer is not None:  # a hang-up came before it
-            self._timer.cancel()
-            self._timer = None
+        self._forget_timer()  # a hang-up may have come before it
         if seconds > 0.0:
             self._timer = self._loop.call_after(seconds, self._go_on)
         if self._paused != (seconds > 0.0):
             self._paused = not self._paused
             self._loop.modify(self.fd, 0 if self._paused else READABLE)
+
+    def _forget_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
 
     def _go_on(self) -> None:
         """The pause is over. There is something to read as a rule: asking first costs as much as trying."""
@@ -138,6 +141,8 @@ class Pump:
     def _ended(self) -> None:
         """All writers are gone. For a terminal that may change again: someone can open it anew."""
         if self._terminal:
+            self._forget_timer()
+            self._paused = False
             self._loop.modify(self.fd, 0)
             self._loop.forget(self.fd)
             self._timer = self._loop.call_after(0.1, self.start_again)
@@ -177,8 +182,7 @@ class Pump:
             self.reader.done()
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._forget_timer()
         fd, self.fd = self.fd, -1
         if fd >= 0:
             self._loop.forget(fd)
