@@ -144,8 +144,8 @@ class Loop:
 
     def _run_timers(self) -> None:
         now = monotonic()
-        due = []
-        rest = []
+        due: list[Timer] = []
+        rest: list[Timer] = []
         for timer in self._timers:
             if timer.callback is not None:
                 (due if timer.deadline <= now else rest).append(timer)
