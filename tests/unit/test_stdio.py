@@ -122,6 +122,23 @@ def test_after_a_pause_it_goes_on(pipe: Pipe) -> None:
     assert pipe.sink.data == b"01234"
 
 
+def test_between_pauses_the_loop_does_not_look(pipe: Pipe) -> None:
+    """A batch costs one wake-up: its timer's."""
+    pipe.pump.start()
+    pipe.sink.pause = 0.002
+    pipe.write(b"a")
+    pipe.loop.turn()
+    for n in range(2, 20):
+        pipe.write(b"b")
+        pipe.loop.turn()
+        assert len(pipe.sink.data) == n
+    pipe.sink.pause = 0.0
+    pipe.loop.turn()
+    pipe.write(b"c")  # the pause is over with nothing to read: it is looked at again
+    pipe.loop.turn()
+    assert pipe.sink.data.endswith(b"c")
+
+
 def test_a_pause_does_not_outlive_the_pump(pipe: Pipe) -> None:
     pipe.pump.start()
     pipe.sink.pause = 0.001
@@ -201,8 +218,13 @@ def test_a_closed_terminal_may_be_opened_again(terminal: Pipe) -> None:
     terminal.until(lambda: terminal.sink.data == b"onetwothree")
 
 
-def test_a_closed_terminal_wakes_nobody_in_between(terminal: Pipe) -> None:
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+def test_a_closed_terminal_wakes_nobody_in_between(terminal: Pipe, pause: float) -> None:
+    """Nor does the pause in which it was closed."""
     terminal.pump.start()
+    terminal.sink.pause = pause
+    terminal.write(b"one")
+    terminal.until(lambda: terminal.sink.data == b"one")
     terminal.close_writer()
     terminal.loop.turn()
     turns = 0
