@@ -20,6 +20,8 @@ import errno
 import fcntl
 import mmap
 import os
+import sys
+from time import time_ns
 
 from pyconmon import linux
 
@@ -41,7 +43,7 @@ MAGIC = b"pyconmon journal 2\n"
 MARK_SIZE = 16
 IDLE, READING, SPLICING = 0, 1, 2
 LONGEST_HELD = 8192
-# After the magic: the mark, then little-endian numbers of 8 bytes at fixed places.
+# After the magic: the mark, then numbers of 8 bytes, in this machine's order, at fixed places.
 AT_MARK = 32
 AT_STATE, AT_STREAM, AT_SIZE, AT_TIME, AT_TURN, AT_SENT, AT_CAPACITY = range(48, 104, 8)
 AT_CHECKPOINTS = 104, 128  # two of (consumed, inode, offset); AT_TURN says which one holds
@@ -75,7 +77,7 @@ class Journal:
                 self._map[0 : len(MAGIC)] = MAGIC
             else:
                 start = os.pread(self.fd, AT_CAPACITY + 8, 0)
-                self._capacity = int.from_bytes(start[AT_CAPACITY:], "little")
+                self._capacity = int.from_bytes(start[AT_CAPACITY:], sys.byteorder)
                 known = start.startswith(MAGIC) and self._capacity in (CAPACITY, MOST_CAPACITY)
                 if not known or os.fstat(self.fd).st_size < HEADER + self._capacity:
                     raise OSError(errno.EINVAL, "is no journal of this version", path)
@@ -95,13 +97,14 @@ class Journal:
             os.posix_fallocate(self.fd, 0, base)
         self._map = mmap.mmap(self.fd, base)
         self._view = memoryview(self._map)
+        self._numbers = self._view[:HEADER].cast("Q")
         self._base = base
 
     def _get(self, place: int) -> int:
-        return int.from_bytes(self._map[place : place + 8], "little")
+        return self._numbers[place >> 3]
 
     def _put(self, place: int, value: int) -> None:
-        self._map[place : place + 8] = value.to_bytes(8, "little")
+        self._numbers[place >> 3] = value
 
     def _set_state(self, state: int) -> None:
         self._put(AT_STATE, state | self._held << 8)
@@ -182,8 +185,6 @@ class Journal:
 
     def timestamp(self) -> int:
         """The time of the write that begins now, in ns since 1970; kept for who may have to finish it."""
-        from time import time_ns
-
         now = time_ns()
         self._checkpoint(0, 0, 0)
         self._put(AT_TIME, now)
@@ -194,12 +195,13 @@ class Journal:
         self._checkpoint(consumed, inode, offset)
 
     def _checkpoint(self, consumed: int, inode: int, offset: int) -> None:
-        turn = 1 - (self._get(AT_TURN) & 1)
-        at = AT_CHECKPOINTS[turn]
-        self._put(at, consumed)
-        self._put(at + 8, inode)
-        self._put(at + 16, offset)
-        self._put(AT_TURN, turn)
+        numbers = self._numbers
+        turn = 1 - (numbers[AT_TURN >> 3] & 1)
+        at = AT_CHECKPOINTS[turn] >> 3
+        numbers[at] = consumed
+        numbers[at + 1] = inode
+        numbers[at + 2] = offset
+        numbers[AT_TURN >> 3] = turn
 
     def announce_log(self, inode: int) -> None:
         """A file is about to get the log's name."""
@@ -310,6 +312,7 @@ class Journal:
         fd, self.fd = self.fd, -1
         os.close(fd)
         try:
+            self._numbers.release()
             self._view.release()
             self._map.close()  # it has a descriptor of its own, which would keep the lock
         except BufferError:  # a read is still being looked at: the lock goes with the process

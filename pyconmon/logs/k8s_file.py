@@ -164,7 +164,7 @@ class K8sFile:
             length += 1
         if checkpoint is not None and self._regular:
             try:
-                self._size = os.fstat(self._fd).st_size
+                self._size = os.lseek(self._fd, 0, os.SEEK_END)
             except OSError:
                 pass
             checkpoint(begin, self._inode, self._size)
