@@ -71,7 +71,9 @@ def watch(options: Options, process: Process, logs: Logs, diag: Diag, words: lis
     from pyconmon import fds
     from pyconmon.creation import Creation
 
-    process.protect_from_oom()
+    unprotected = process.protect_from_oom()
+    if unprotected is not None:
+        diag.debug(f"failed to write to /proc/self/oom_score_adj: {unprotected.strerror}")
     try:
         start_pipe = fds.from_environment("_OCI_STARTPIPE")
         if start_pipe > 0:

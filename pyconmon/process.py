@@ -50,15 +50,17 @@ class Process:
             _signal.SIG_UNBLOCK, (*FORWARDED, _signal.SIGCHLD, _signal.SIGWINCH)
         )
 
-    def protect_from_oom(self) -> None:
-        """Be the last that the kernel kills; the runtime gets the old score back. Best effort."""
+    def protect_from_oom(self) -> OSError | None:
+        """Be the last that the kernel kills; the runtime gets the old score back. Best effort: gives why not."""
         try:
             with open(SCORE, "rb", buffering=0) as file:
                 self.oom_score = file.read(16)
             with open(SCORE, "wb", buffering=0) as file:
                 file.write(b"-1000")
-        except OSError:
+        except OSError as error:
             self.oom_score = None
+            return error
+        return None
 
     def go_to_background(self, pid_file: str | None) -> None:
         """Return in the child; the parent writes the pid file and leaves.

@@ -329,3 +329,18 @@ def test_oom_score_is_no_error(harness: Harness) -> None:
     assert container.call.stdout == ""
     score = subprocess.run(["cat", "/proc/self/oom_score_adj"], capture_output=True, check=True)
     assert score.stdout == Path("/proc/self/oom_score_adj").read_bytes()
+
+
+def test_an_oom_score_that_cannot_be_set_is_a_debug_message(harness: Harness) -> None:
+    container = harness.container(["true"])
+    container.run("--log-level", "debug")
+    assert container.wait_exit() == "0"
+    assert container.call
+    said = "failed to write to /proc/self/oom_score_adj: Permission denied" in container.call.stderr
+    assert said is not may_be_protected()
+
+
+def may_be_protected() -> bool:
+    """Whether a process of ours can have the score that monitors want."""
+    word = "echo -1000 >/proc/self/oom_score_adj"
+    return subprocess.run(["sh", "-c", word], stderr=subprocess.DEVNULL).returncode == 0
