@@ -70,17 +70,22 @@ def run_exit_command(
 
     The child itself notes in `survival` that nothing is owed any more, as its last step before it becomes
     the command, and holds the lock until then: so the command runs once, whoever is killed when. Not
-    later either: the command may start the container anew, whose state would be in the same place.
+    later either: the command may start the container anew, whose state would be in the same place. We
+    let go of it before that: a file open in the bundle would be in the way of a command that removes it
+    (on NFS it stays as long as it is open).
     """
     if options.exit_command is None:
         return
     try:
+        gate, ours = os.pipe()
         pid = os.fork()
     except OSError as error:
         diag.error(f"exit command {options.exit_command} could not be run: {error.strerror}")
         return
     if pid == 0:
         try:
+            os.close(ours)
+            os.read(gate, 1)  # the end comes when our parent has let go, or is dead
             lock = survival.lock if survival is not None else -1
             if lock >= 0:
                 os.closerange(3, lock)
@@ -96,6 +101,10 @@ def run_exit_command(
             os.execve(options.exit_command, argv, environment)
         finally:
             os._exit(127)
+    if survival is not None:
+        survival.let_go()
+    os.close(gate)
+    os.close(ours)
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
         diag.warn(f"exit command {options.exit_command} ended by signal {os.WTERMSIG(status)}")

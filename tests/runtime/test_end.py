@@ -281,6 +281,17 @@ def test_the_exit_command(harness: Harness) -> None:
     assert numbers - {10, 255} <= {0, 1, 2, 3}, "the shell's own 10 or 255, and ls's 3, at most"
 
 
+def test_nothing_of_the_bundle_is_open_when_the_exit_command_runs(harness: Harness) -> None:
+    """It may be the command's task to remove the bundle, on NFS for example."""
+    report = harness.home / "report"
+    script = f"ls -l /proc/$PPID/fd /proc/$$/fd >{report}.new 2>&1; mv {report}.new {report}"
+    container = harness.container(["true"])
+    container.run("--exit-command", str(harness.script("last", script)))
+    listing = wait_until(report.read_text, what="the exit command")
+    assert "/dev/null" in listing
+    assert str(container.directory) not in listing
+
+
 @target("2.1.6 leaves CHLD and USR1 blocked and PIPE ignored")
 def test_the_exit_command_has_ordinary_signals(harness: Harness) -> None:
     report = harness.home / "report"
