@@ -20,23 +20,55 @@ if TYPE_CHECKING:
 
 
 TRIES, PAUSE = 3, 0.05  # seconds
-CLOCK_STEP = 20_000_000  # ns; file times are that much behind the clock, at most
+
+
+def exit_files(options: Options) -> list[tuple[str, str]]:
+    """Give directory and name of each exit file, in the order in which they are to be written.
+
+    Persist dir first: CRI-O acts on the exit dir's event and reads the persist dir's file.
+    """
+    places = []
+    if options.dialect == "classic" and not options.exec:
+        places.append((options.bundle or "", "exit"))
+    if options.persist_dir is not None:
+        places.append((options.persist_dir, "exit"))
+    if options.exit_dir is not None:
+        places.append((options.exit_dir, options.cid or ""))
+    return places
+
+
+def present_files(options: Options) -> dict[str, list[int] | None]:
+    """Tell for each exit file's path which file is there now, by numbers; None: there is none."""
+    return {(path := os.path.join(*place)): _present(path) for place in exit_files(options)}
+
+
+def _present(path: str) -> list[int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return [status.st_dev, status.st_ino, status.st_mtime_ns]
 
 
 def write_exit_file(
-    directory: str, name: str, code: int, diag: Diag, owed_since: int | None = None
+    directory: str,
+    name: str,
+    code: int,
+    diag: Diag,
+    before: dict[str, list[int] | None] | None = None,
 ) -> bool:
     """Write the bare number into `directory`/`name`; False (and a message) if it cannot be done.
 
     Callers take the file's ctime as the time of the end. So one that a monitor which has died since had
-    written already is left alone: with `owed_since` (ns since 1970) it is looked for.
+    written already is left alone: `before` is what was there (`present_files`) when nothing had been
+    written yet. Times would not tell: the clock may have been set.
     """
     path, text = os.path.join(directory, name), b"%d" % code
     for left in range(TRIES, 0, -1):
         try:
-            if owed_since is not None:
+            if before is not None:
                 fds.remove_temporaries(path)
-            if owed_since is None or not _is_written(path, text, owed_since - CLOCK_STEP):
+            if before is None or not _is_written(path, text, before):
                 fds.replace_file(path, text)
             return True
         except OSError as error:
@@ -47,9 +79,12 @@ def write_exit_file(
     return False
 
 
-def _is_written(path: str, text: bytes, since: int) -> bool:
+def _is_written(path: str, text: bytes, before: dict[str, list[int] | None]) -> bool:
+    present = _present(path)
+    if present is None or path not in before or present == before[path]:
+        return False
     try:
-        return os.lstat(path).st_mtime_ns >= since and fds.read_status(path) == text
+        return fds.read_status(path) == text
     except OSError:
         return False
 

@@ -366,23 +366,14 @@ class Monitor:
             self.endpoints.finish()
 
     def _report(self) -> None:
-        """Persist dir first: CRI-O acts on the exit dir's event and reads the persist dir's file."""
-        from pyconmon.exit_report import write_exit_file
+        from pyconmon.exit_report import exit_files, write_exit_file
 
-        options = self.options
-        places = []
-        if self._classic and not options.exec:
-            places.append((options.bundle or "", "exit"))
-        if options.persist_dir is not None:
-            places.append((options.persist_dir, "exit"))
-        if options.exit_dir is not None:
-            places.append((options.exit_dir, options.cid or ""))
-        for directory, name in places:
-            since = self.survival.owed_since if self.survival is not None else None
-            written = write_exit_file(directory, name, self.code, self.diag, since)
+        for directory, name in exit_files(self.options):
+            before = self.survival.before if self.survival is not None else None
+            written = write_exit_file(directory, name, self.code, self.diag, before)
             if not written and self.survival is not None:
                 self.survival.unwritten.append(f"{directory}/{name}")
-        if options.exec:
+        if self.options.exec:
             self._sync.send(self._key, self.code, TIMED_OUT if self.timed_out else b"")
         if self.endpoints is not None:
             self.endpoints.remove()

@@ -8,7 +8,7 @@ leaves none behind. What to do with a dead monitor's state is recovery.py's matt
 from __future__ import annotations
 
 import os
-from time import CLOCK_BOOTTIME, clock_gettime, time_ns
+from time import CLOCK_BOOTTIME, clock_gettime
 
 from pyconmon import fds, linux
 from pyconmon.journal import Journal, as_reader
@@ -40,8 +40,8 @@ class Survival:
     ) -> None:
         self.directory = directory
         self.lost: str | None = None
-        # In ns since 1970: reports made after it are a dead monitor's, and need not be made again.
-        self.owed_since: int | None = None
+        # Which exit files there were at the end: another one is a dead monitor's report.
+        self.before: dict[str, list[int] | None] | None = None
         self.state: dict[str, Any] = {
             "version": VERSION,
             "phase": "running",
@@ -54,6 +54,7 @@ class Survival:
         self.owes_command = options.exit_command is not None
         self._journal: Journal | None = None
         self._saved: tuple[int, int] | None = None  # which file our state is in
+        self._options = options
         self._diag = diag
 
     def container_created(self, pid: int, inodes: dict[int, int], logs: Logs) -> Reader | None:
@@ -75,8 +76,8 @@ class Survival:
     def take_over(self, state: dict[str, Any], journal: Journal, logs: Logs) -> Reader:
         """Go on with what a dead monitor has kept."""
         self.state.update(state)
-        ended = state.get("ended")
-        self.owed_since = ended if isinstance(ended, int) else None
+        before = state.get("exit_files")
+        self.before = before if isinstance(before, dict) else None
         if state.get("command_ran") is True:
             self.owes_command = False
         return self._use(journal, logs)
@@ -94,7 +95,10 @@ class Survival:
         """The exit code is known; should we die before it is reported, the next one can."""
         if self._journal is not None:
             self.state.update(phase="ended", code=code, timed_out=timed_out)
-            self.state.setdefault("ended", time_ns())
+            if "exit_files" not in self.state:
+                from pyconmon.exit_report import present_files  # needed at the end only
+
+                self.state["exit_files"] = present_files(self._options)
             self._save()
 
     def reported(self) -> None:

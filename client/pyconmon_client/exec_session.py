@@ -29,6 +29,7 @@ from .wire import Message, SyncReader
 
 # A monitor prepares its socket within milliseconds; this is for a machine under heavy load.
 _ATTACH_SECONDS = 60.0
+_FILE_CLOCK = 0.02  # seconds by which the times of files differ from the clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class ExecSession:
         self.directory = tempfile.mkdtemp(prefix="pyconmon-exec-")
         self.pidfile = os.path.join(self.directory, "pidfile")
         self.started_at = time.monotonic()
+        self._wall_clock = time.time()
         try:
             self._start(stdin)
         except BaseException:
@@ -228,12 +230,16 @@ class ExecSession:
         it has not, the full time is left (within `start_seconds`, for a runtime that hangs): asking
         again after it, the start is known exactly.
         """
+        elapsed = time.monotonic() - self.started_at
         try:
-            age = time.time() - os.stat(self.pidfile).st_mtime
+            begun = os.stat(self.pidfile).st_mtime
         except OSError:
-            starting = time.monotonic() - self.started_at
-            return max(0.0, min(seconds, self.request.start_seconds - starting))
-        return max(0.0, seconds - max(0.0, age))
+            return max(0.0, min(seconds, self.request.start_seconds - elapsed))
+        # Somebody may have set the wall clock after the file was written, or before: only one of
+        # its times lies between our start and now.
+        ages = (self._wall_clock + elapsed - begun, time.time() - begun)
+        fitting = (age for age in ages if -_FILE_CLOCK <= age <= elapsed + _FILE_CLOCK)
+        return max(0.0, seconds - max(0.0, next(fitting, elapsed)))
 
     def advance(self) -> bool:
         """Take what the monitor has said; True when it has said everything and has been reaped."""

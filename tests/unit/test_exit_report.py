@@ -11,7 +11,7 @@ import pytest
 
 from pyconmon import fds
 from pyconmon.diag import Diag
-from pyconmon.exit_report import run_exit_command, write_exit_file
+from pyconmon.exit_report import present_files, run_exit_command, write_exit_file
 from pyconmon.options import Options
 
 
@@ -62,20 +62,25 @@ def test_it_is_tried_again(
 
 def test_one_that_was_written_already_keeps_its_time(tmp_path: Path) -> None:
     """The monitor that died had got that far; callers take the time for that of the end."""
-    before = time.time_ns()
     write_exit_file(str(tmp_path), "exit", 3, Diag())
+    options = Options(persist_dir=str(tmp_path))
+    before = present_files(options)
+    assert write_exit_file(str(tmp_path), "exit", 3, Diag())
     (tmp_path / "exit.0123abcd").touch()  # what it left half-way
     written = (tmp_path / "exit").stat()
-    assert write_exit_file(str(tmp_path), "exit", 3, Diag(), owed_since=before)
+    assert write_exit_file(str(tmp_path), "exit", 3, Diag(), before)
     after = (tmp_path / "exit").stat()
     assert (after.st_ino, after.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
     assert [path.name for path in tmp_path.iterdir()] == ["exit"]
     # Of another run, or with another code: it is written.
-    assert write_exit_file(str(tmp_path), "exit", 4, Diag(), owed_since=before)
+    assert write_exit_file(str(tmp_path), "exit", 4, Diag(), before)
     assert (tmp_path / "exit").read_bytes() == b"4"
-    os.utime(tmp_path / "exit", ns=(0, before - 10**10))
-    assert write_exit_file(str(tmp_path), "exit", 4, Diag(), owed_since=before)
-    assert (tmp_path / "exit").stat().st_mtime_ns > before - 10**9
+    old = (tmp_path / "exit").stat().st_ino
+    assert write_exit_file(str(tmp_path), "exit", 4, Diag(), present_files(options))
+    assert (tmp_path / "exit").stat().st_ino != old
+    (tmp_path / "exit").unlink()
+    assert write_exit_file(str(tmp_path), "exit", 4, Diag(), before)
+    assert (tmp_path / "exit").read_bytes() == b"4"
 
 
 # --- the exit command
