@@ -140,7 +140,9 @@ def run_exit_command(
         survival.let_go()
     os.close(gate)
     os.close(ours)
-    _, status = os.waitpid(pid, 0)
+    ended = status = 0
+    while ended != pid:  # orphans that we have adopted may end meanwhile, and would stay as zombies
+        ended, status = os.waitpid(-1, 0)
     if os.WIFSIGNALED(status):
         diag.warn(f"exit command {options.exit_command} ended by signal {os.WTERMSIG(status)}")
     elif os.WEXITSTATUS(status) == 127:

@@ -292,6 +292,21 @@ def test_nothing_of_the_bundle_is_open_when_the_exit_command_runs(harness: Harne
     assert str(container.directory) not in listing
 
 
+def test_orphans_are_reaped_while_the_exit_command_runs(harness: Harness) -> None:
+    """It may take its time, or wait for it (--exit-delay); a zombie holds namespaces."""
+    go_on = harness.home / "go-on"
+    command = harness.script("last", f"while [ ! -e {go_on} ]; do sleep 0.05; done")
+    container = harness.running(edit=no_pid_namespace)
+    session = container.exec(["sh", "-c", "sleep 0.5 & echo $!; exit 3"])
+    session.begin("--exit-command", str(command))
+    try:
+        assert session.results()[1] == 3
+        orphan = Path(f"/proc/{session.log.text().strip()}")
+        wait_until(lambda: not orphan.exists(), what="the orphan's end")
+    finally:
+        go_on.touch()
+
+
 @target("2.1.6 leaves CHLD and USR1 blocked and PIPE ignored")
 def test_the_exit_command_has_ordinary_signals(harness: Harness) -> None:
     report = harness.home / "report"
