@@ -338,6 +338,8 @@ class Monitor:
         return True
 
     def _note_the_end(self) -> None:
+        if self.container is not None and not self.timed_out:
+            self.diag.info(f"container {self.container.pid} exited with status {self.code}")
         if self.survival is not None:
             self.survival.container_ended(self.code, self.timed_out)
 
