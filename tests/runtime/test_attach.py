@@ -362,6 +362,18 @@ def test_input_for_a_closed_stdin_is_dropped(harness: Harness) -> None:
     assert container.wait_exit() == "137"
 
 
+def test_a_terminal_that_nobody_has_open_costs_no_time(harness: Harness) -> None:
+    script = "echo closed; exec <&- >&- 2>&-; exec sleep 1000"
+    container = harness.container(["sh", "-c", script], terminal=True)
+    container.run()
+    wait_until(lambda: container.log.text() == "closed\r\n", what="the container's last word")
+    client = container.attach()
+    client.send(b"for nobody")
+    assert idle(container.monitor_pid())
+    container.kill()
+    assert container.wait_exit() == "137"
+
+
 def idle(pid: int) -> bool:
     """Whether a process comes to rest within some seconds."""
 
