@@ -32,6 +32,15 @@ done
 echo "out last $i"; echo "err last $i" >&2
 """
 
+# The same without a pause: quicker than any monitor.
+FLOOD = """
+i=0
+while [ ! -e /box/stop ]; do
+  for j in 1 2 3 4 5 6 7 8 9 10; do echo "out $i"; echo "err $i" >&2; i=$((i+1)); done
+done
+echo "out last $i"; echo "err last $i" >&2
+"""
+
 
 def box(directory: Path) -> Edit:
     """An edit: the directory, made if need be, is /box in the container."""
@@ -92,13 +101,13 @@ def kill_monitor(container: Drive, number: int = signal.SIGKILL) -> int:
 
 
 def recover(
-    directory: Path | str, *options: str, under: bool = False, **more: Any
+    directory: Path | str, *options: str, under: bool = False, program: Path = PYCONMON, **more: Any
 ) -> subprocess.CompletedProcess[str]:
     """pyconmon --recover DIR, to its end."""
     words = ["--recover-under" if under else "--recover", str(directory), *options]
     more.setdefault("timeout", 60)
     return subprocess.run(
-        [PYCONMON, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, **more
+        [program, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, **more
     )
 
 

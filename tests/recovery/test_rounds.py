@@ -16,7 +16,7 @@ import pytest
 from tests.helpers import recovering
 from tests.helpers.drive import Drive
 from tests.helpers.monitors import PYCONMON
-from tests.helpers.recovering import COUNT, box, counted, kill_monitor, recovered, wait_kept
+from tests.helpers.recovering import COUNT, FLOOD, box, counted, kill_monitor, recovered, wait_kept
 from tests.helpers.waiting import wait_until
 
 ROUNDS = int(os.environ.get("PYCONMON_RECOVERY_ROUNDS", "20"))
@@ -72,15 +72,6 @@ def test_killed_by_whatever(drive: Make, tmp_path: Path, number: int) -> None:
     kill_monitor(container, number)
     recovered(container)
     finish(container, tmp_path / "box", 7)
-
-
-FLOOD = """
-i=0
-while [ ! -e /box/stop ]; do
-  for j in 1 2 3 4 5 6 7 8 9 10; do echo "out $i"; echo "err $i" >&2; i=$((i+1)); done
-done
-echo "out last $i"; echo "err last $i" >&2
-"""
 
 
 def test_killed_under_a_flood(drive: Make, tmp_path: Path) -> None:
