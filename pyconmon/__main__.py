@@ -86,7 +86,11 @@ def watch(options: Options, process: Process, logs: Logs, diag: Diag, words: lis
         return 1
     daemon = options.dialect == "modern"
     if daemon and not options.sync:
-        process.go_to_background(options.conmon_pidfile)
+        try:
+            process.go_to_background(options.conmon_pidfile)
+        except OSError as error:
+            diag.error(f"Failed to fork the create command: {error.strerror}")
+            return 1
     creation = Creation(options, process, not daemon or logs.passthrough)
     try:
         creation.adopt_pipes(start_pipe)

@@ -63,7 +63,7 @@ class Process:
         return None
 
     def go_to_background(self, pid_file: str | None) -> None:
-        """Return in the child; the parent writes the pid file and leaves.
+        """Return in the child; the parent writes the pid file and leaves. Raises OSError if it cannot fork.
 
         The parent stays until the pid file has its name, since callers read it right after.
         """

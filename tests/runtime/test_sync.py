@@ -12,6 +12,7 @@ import pytest
 
 from tests.helpers.call import Call
 from tests.helpers.harness import Container, Harness, target
+from tests.helpers.need import need_program
 from tests.helpers.spawning import spawn
 from tests.helpers.waiting import wait_until
 
@@ -419,6 +420,19 @@ def test_a_sync_pipe_that_is_none_is_an_error(harness: Harness, value: str) -> N
     call = container.create("--sync", env={"_OCI_SYNCPIPE": value})
     assert call.status() == 1
     assert call.stderr
+    assert not container.pidfile.exists()
+
+
+def test_no_process_to_be_had_is_an_error(harness: Harness) -> None:
+    options = '-qq -o /dev/null -e inject=clone,fork,vfork:error=EAGAIN:when=1 "$@"'
+    failing = harness.script("failing", f"exec {need_program('strace')} {options}")
+    container = harness.container(["true"])
+    call = container.launch([str(failing), *container.create_argv()])
+    assert call.status() == 1
+    assert call.stderr.startswith("[conmon:e]: Failed to fork the create command")
+    assert "Resource temporarily unavailable" in call.stderr
+    assert call.stderr.count("\n") == 1
+    assert call.sync.rest() == b""
     assert not container.pidfile.exists()
 
 
