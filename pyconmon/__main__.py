@@ -33,14 +33,13 @@ def main(argv: list[str] | None = None) -> int:
         if options.action != "run":
             from pyconmon import usage
 
-            sys.stdout.write(usage.version() if options.action == "version" else usage.help_text())
-            sys.stdout.flush()
+            _write(1, usage.version() if options.action == "version" else usage.help_text())
             return 0
         from pyconmon.checks import check, warnings
 
         options = check(options)
     except UsageError as error:
-        _complain(str(error))
+        _write(2, f"{error}\n")
         return 1
     from pyconmon.diag import Diag
     from pyconmon.process import Process
@@ -196,19 +195,17 @@ def last_act(monitor: Monitor) -> None:
         survival.let_go()
 
 
-def _complain(text: str) -> None:
+def _write(fd: int, text: str) -> None:
+    """Write to a stream of the caller's, who may have closed it or read no more."""
     try:
-        os.write(2, f"{text}\n".encode("utf-8", "surrogateescape"))
+        os.write(fd, text.encode("utf-8", "surrogateescape"))
     except OSError:
         pass
 
 
 def run() -> NoReturn:
     """Be the command: as `main`, and leave at once. Tidying up an interpreter takes 2 ms of a caller's time."""
-    status = main()
-    if sys.stdout is not None:  # a caller may have closed it
-        sys.stdout.flush()
-    os._exit(status)
+    os._exit(main())
 
 
 if __name__ == "__main__":

@@ -77,6 +77,18 @@ def test_help(harness: Harness, word: str) -> None:
         assert option in done.stdout
 
 
+@pytest.mark.parametrize("word", ["--version", "--help"])
+@pytest.mark.parametrize("where", [">&-", ">/dev/full"])
+def test_nobody_takes_the_answer(harness: Harness, word: str, where: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" {word} {where}', harness.monitor],
+        check=False,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_help_acts_when_it_is_reached(harness: Harness) -> None:
     assert run(harness, "-h", "--nope").returncode == 0
     assert run(harness, "--nope", "-h").returncode == 1
