@@ -109,9 +109,9 @@ class Connecting(Closing):
             self._socket: socket.socket | None = socket.socket(
                 socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
             )
-        except BaseException:
+        except OSError as error:
             os.close(self._target)
-            raise
+            raise AttachError(f"could not attach to {path}: {error.strerror}") from error
 
     def done(self) -> bool:
         """False as long as the monitor has no room for us. NotRunningError, AttachError."""
@@ -156,6 +156,11 @@ class Attachment(Closing):
         self.bundle = bundle
         self.ended = False
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._socket.fileno() < 0
+
     def fileno(self) -> int:
         """The socket's descriptor, to poll."""
         return self._socket.fileno()
@@ -182,6 +187,10 @@ class Attachment(Closing):
         except ConnectionResetError:
             # The end as well: the monitor closes with input unread if the container didn't want it.
             output = None
+        except OSError:
+            if not self.closed:
+                raise
+            output = None  # another thread has just closed it
         self.ended = output is None
         return output
 
@@ -283,18 +292,26 @@ class Attachment(Closing):
         control.reopen_logs(self.bundle)
 
     def _wait(self, events: int, deadline: Deadline, problem: str) -> int:
+        fd = self._socket.fileno()
+        if fd < 0:
+            return events  # closed: the next try tells
         poller = select.poll()
-        poller.register(self._socket, events)
-        ready = poller.poll(deadline.milliseconds())
-        if not ready:
-            raise WaitTimeout(problem)
+        poller.register(fd, events)
+        while not (ready := poller.poll(deadline.milliseconds())):
+            if deadline.passed():
+                raise WaitTimeout(problem)
         return ready[0][1]
 
     def close(self) -> None:
         """Leaves the container alone. With an input of its own (no terminal) it reads end of file.
-        Idempotent.
+        Idempotent; a thread that waits in `recv()` gets None.
         """
         self.ended = True
+        try:
+            # Closing alone would not wake it.
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the other side has gone, or it is closed already
         self._socket.close()
 
 

@@ -7,6 +7,7 @@ take it, and only they change its state.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from .errors import ContainerStateError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from .monitor import ProcessId
+
+# Runtimes are stricter, each in its way. This much is for our own files, and for their options.
+_NAME = re.compile(r"(?!-)[^/\0-\x1f\x7f]+")
 
 CREATED = "created"
 RUNNING = "running"
@@ -88,8 +92,11 @@ class Container:
         sandbox: str = "",
         terminal: bool = False,
     ) -> None:
-        if not name or "/" in name or name in (".", ".."):
-            raise InvalidArgumentError(f"name: {name!r}; a container's name is one path component")
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", ".."):
+            raise InvalidArgumentError(
+                f"name: {name!r}; give one path component without control characters that does not "
+                "begin with '-'"
+            )
         self._id = id
         self._name = name
         # Monitors start in the bundle, so a relative path would mean something else to them.

@@ -12,13 +12,16 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from . import argv as argv_of
 from . import process_tree, spawn
-from .container import Container
+from .closing import Closing
+from .container import CREATED, Container, ContainerState
 from .deadline import milliseconds
 from .errors import (
     CreateError,
@@ -63,59 +66,12 @@ class CreateRequest:
     """A regular file that descriptor 2 refers to; what is appended to it counts as stderr."""
 
 
-@dataclass(slots=True)
-class _Start:
-    """What must be given back, however it ends."""
-
-    owned: list[int] = field(default_factory=list)
-
-    def own(self, fd: int) -> int:
-        self.owned.append(fd)
-        return fd
-
-    def close(self) -> None:
-        while self.owned:
-            os.close(self.owned.pop())
-
-
 def create(request: CreateRequest) -> tuple[int, spawn.Child]:
     """(container pid, the started process). Raises CreateError, CreateTimeout or MonitorError."""
-    # A stream socket pair, as CRI-O's client has it.
-    parent, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    start = _Start()
-    stderr = -1
-    try:
-        descriptors = []
-        for number, fd in enumerate(request.stdio):
-            if fd < 0 and number > 0:
-                if stderr < 0:
-                    read, write = os.pipe()
-                    stderr = start.own(read)
-                    start.own(write)
-                fd = write
-            elif fd < 0 or not _is_open(fd):
-                fd = start.own(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
-            descriptors.append(fd)
-        before = _size(request.stderr_file)
-        child = spawn.start(
-            request.monitor_path,
-            request.argv,
-            {**request.environment, "_OCI_SYNCPIPE": "3"},
-            descriptors=[*descriptors, child_end.fileno()],
-            cwd=request.bundle,
-            new_group=True,
-        )
-        mark = process_tree.mark(child.pid)
-        child_end.close()
-        # Ours must not keep the pipe open: its end tells that the monitor is through.
-        if stderr >= 0:
-            start.owned.remove(write)
-            os.close(write)
-        conversation = Conversation(
-            request, child, SyncReader(parent.fileno()), stderr, before, mark
-        )
+    with Start(request) as start:
+        conversation = Conversation(start)
         try:
-            return conversation.pid(request.seconds), child
+            return conversation.pid(request.seconds), start.child
         except CreateTimeout:
             conversation.give_up(FINISHING_SECONDS)
             raise
@@ -125,29 +81,72 @@ def create(request: CreateRequest) -> tuple[int, spawn.Child]:
         except BaseException:
             conversation.give_up(LEAVING_SECONDS)
             raise
-    finally:
-        start.close()
-        parent.close()
-        child_end.close()
+
+
+class Start(Closing):
+    """A monitor that was started, and what it is heard by: given back by `close()`, but `child`."""
+
+    stderr = -1
+    """Our end of a pipe that is its stderr, where it has no other."""
+
+    def __init__(self, request: CreateRequest) -> None:
+        self.request = request
+        # A stream socket pair, as CRI-O's client has it.
+        self._parent, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Ours must not keep the pipe open: its end tells that the monitor is through.
+        given: list[int] = []
+        try:
+            descriptors = self._stdio(given)
+            self.before = _size(request.stderr_file)
+            self.child = spawn.start(
+                request.monitor_path,
+                request.argv,
+                {**request.environment, "_OCI_SYNCPIPE": "3"},
+                descriptors=[*descriptors, child_end.fileno()],
+                cwd=request.bundle,
+                new_group=True,
+            )
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            child_end.close()
+            for fd in given:
+                os.close(fd)
+        self.mark = process_tree.mark(self.child.pid)
+        self.sync = SyncReader(self._parent.fileno())
+
+    def _stdio(self, given: list[int]) -> list[int]:
+        """Its descriptors 0, 1 and 2; those that are made here are added to `given`."""
+        descriptors: list[int] = []
+        write = -1
+        for number, fd in enumerate(self.request.stdio):
+            if fd < 0 and number > 0:
+                if write < 0:
+                    self.stderr, write = os.pipe()
+                    os.set_blocking(self.stderr, False)
+                    given.append(write)
+                fd = write
+            elif fd < 0 or not _is_open(fd):
+                fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                given.append(fd)
+            descriptors.append(fd)
+        return descriptors
+
+    def close(self) -> None:
+        self._parent.close()
+        if self.stderr >= 0:
+            os.close(self.stderr)
+            self.stderr = -1
 
 
 class Conversation:
     """Waiting for the one message, with the monitor's stderr kept and its end noticed."""
 
-    def __init__(
-        self,
-        request: CreateRequest,
-        child: spawn.Child,
-        sync: SyncReader,
-        stderr: int,
-        before: int,
-        mark: int | None,
-    ) -> None:
-        self.request, self.child, self.sync, self._stderr = request, child, sync, stderr
-        self._before, self._mark = before, mark
+    def __init__(self, start: Start) -> None:
+        self.request, self.child, self.sync = start.request, start.child, start.sync
+        self._stderr, self._before, self._mark = start.stderr, start.before, start.mark
         self._said = bytearray()
-        if stderr >= 0:
-            os.set_blocking(stderr, False)
 
     def pid(self, seconds: float) -> int:
         """The container's pid; CreateError, CreateTimeout."""
@@ -176,7 +175,7 @@ class Conversation:
 
     def _see_foreground_off(self) -> None:
         """The modern dialect's first process ends when it has forked the real monitor."""
-        if self.request.daemon and self.child.wait(LEAVING_SECONDS) != 0:
+        if self.request.daemon and self.child.wait(LEAVING_SECONDS) != 0 and not self.child.lost:
             raise self._failed(f"the monitor's first process: status {self.child.returncode}")
 
     def _let_go(self, pid: int) -> None:
@@ -264,6 +263,37 @@ class Conversation:
         if not self.request.daemon:
             return None
         return read_pidfile(os.path.join(self.request.bundle, "conmon.pid"), self.request.name)
+
+
+@contextmanager
+def explained(container: Container) -> Iterator[None]:
+    """A block in which the system's refusals (out of descriptors, say) are CreateErrors."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, PyconmonError):
+            raise
+        raise CreateError(f"could not create container {container.name}: {error}") from error
+
+
+def note(container: Container, pid: int, child: spawn.Child, classic: bool) -> None:
+    """Keep what a monitor has told of a new container."""
+    container.dialect = "classic" if classic else "modern"
+    container.init = ProcessId.of(pid)
+    if classic:
+        container.monitor = ProcessId.of(child.pid)
+        child.leave()
+    else:
+        child.close()
+        container.monitor = read_pidfile(os.path.join(container.bundle_path, "conmon.pid"))
+    container.state = ContainerState(
+        id=container.name,
+        status=CREATED,
+        pid=pid,
+        bundle=container.bundle_path,
+        created=datetime.now(UTC),
+        monitored=True,
+    )
 
 
 def forget_half_made(container: Container, oci: OciRuntime) -> None:

@@ -1,8 +1,9 @@
-"""A point in time up to which a caller is willing to wait."""
+"""How long a caller is willing to wait, and waiting for a descriptor so long."""
 
 from __future__ import annotations
 
 import math
+import select
 import time
 
 # poll() takes milliseconds as a C int: 24 days. Who waits longer looks at the clock again after it.
@@ -31,3 +32,14 @@ class Deadline:
 def milliseconds(seconds: float | None) -> int | None:
     """For poll(): rounded up, so that a wait does not end just before its time; 24 days at most."""
     return None if seconds is None else math.ceil(min(max(0.0, seconds) * 1000, _LONGEST))
+
+
+def readable(fd: int, seconds: float | None = 0.0) -> bool:
+    """Whether a descriptor can be read (a pidfd: its process has ended) within so many seconds."""
+    deadline = Deadline(seconds)
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    while not poller.poll(deadline.milliseconds()):
+        if deadline.passed():
+            return False
+    return True

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from .errors import ContainerStateError, InvalidArgumentError, MonitorError
+from .calling import call
+from .errors import ContainerStateError, InvalidArgumentError, MonitorError, PyconmonError
 
 Dialect = Literal["auto", "classic", "modern"]
 
@@ -57,18 +57,15 @@ class MonitorProgram:
 
     def _ask(self) -> bool:
         try:
-            asked = subprocess.run(
-                [self.path, "--version"],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                env=self.environment,
-                timeout=_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.SubprocessError) as error:
+            asked = call([self.path, "--version"], self.environment, _SECONDS)
+        except PyconmonError as error:
             raise MonitorError(
                 f"could not ask the monitor {self.path} for its version: {error}"
             ) from error
+        if asked is None:
+            raise MonitorError(
+                f"could not ask the monitor {self.path} for its version: no answer in {_SECONDS} s"
+            )
         return b"commit: pyconmon" in asked.stdout
 
 

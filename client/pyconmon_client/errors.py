@@ -13,6 +13,20 @@ from collections.abc import Sequence
 class PyconmonError(Exception):
     """Base of all errors that this package raises itself."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception's own would call the class with the message alone: pools of processes break.
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(
+    kind: type[PyconmonError], args: tuple[object, ...], attributes: dict[str, object]
+) -> PyconmonError:
+    """An error that comes from another process."""
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
 
 class RuntimeCommandError(PyconmonError):
     """The OCI runtime refused a command: `argv`, its `exit_code` (-N: signal N) and `stderr`."""
@@ -75,7 +89,7 @@ class RecordError(PyconmonError):
 
 
 class ExecSyncError(PyconmonError):
-    """A command in a container failed.
+    """A command in a container failed; this very class: it ran, but its monitor was lost.
 
     `stdout` and `stderr` are what it printed so far (bytes), `exit_code` its exit code or -1 where
     there was none, `cause` the reason (an exception or a text), `truncated` whether output was cut.
@@ -98,10 +112,6 @@ class ExecSyncError(PyconmonError):
             f"command error: {cause}, stdout: {_shown(stdout)}, stderr: {_shown(stderr)}, "
             f"exit code {exit_code}"
         )
-
-    def __reduce__(self) -> tuple[object, ...]:
-        arguments = (self.stdout, self.stderr, self.exit_code, self.cause, self.truncated)
-        return type(self), arguments
 
 
 class ExecExitError(ExecSyncError):

@@ -8,10 +8,12 @@ of scope: directories below it.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
@@ -39,7 +41,7 @@ class ExitEvents:
     """Iterates over the exit files that appear in `directory` from now on; it never ends by itself.
 
     existing: begin with the files that are there already, in the order of their times. `close()`
-    ends it, also from another thread; use `with`. Raises PyconmonError if the directory can't be
+    or the end of a `with` block end it, also in another thread that waits. Raises PyconmonError if the directory can't be
     watched, and when it goes away.
     """
 
@@ -50,16 +52,24 @@ class ExitEvents:
         # is not.
         self._seen: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
+        self._waiting = 0
+        self._behind = False
         self._closed = False
-        self._inotify = inotify.Inotify()
         mask = inotify.MOVED_TO | inotify.DELETE | inotify.DELETE_SELF | inotify.MOVE_SELF
+        with ExitStack() as opened:
+            try:
+                self._inotify = opened.enter_context(inotify.Inotify())
+                self._inotify.watch(self.directory, mask | inotify.ONLYDIR)
+                self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            except OSError as error:
+                why = error.strerror
+                raise PyconmonError(f"could not watch {self.directory}: {why}") from error
+            opened.pop_all()
         try:
-            self._inotify.watch(self.directory, mask | inotify.ONLYDIR)
-        except OSError as error:
-            self._inotify.close()
-            raise PyconmonError(f"could not watch {self.directory}: {error.strerror}") from error
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._scan()
+            self._scan()
+        except BaseException:
+            self.close()
+            raise
         if not existing:
             self._ready.clear()
 
@@ -78,18 +88,31 @@ class ExitEvents:
         """The next event; None after `close()`. WaitTimeout if there is none within `timeout`
         seconds.
         """
+        deadline = Deadline(timeout)
+        with self._lock:
+            if self._closed:
+                return None
+            self._waiting += 1
+        try:
+            return self._next(
+                deadline, f"no container ended in {self.directory} within {timeout} s"
+            )
+        finally:
+            with self._lock:
+                self._waiting -= 1
+            self._release()
+
+    def _next(self, deadline: Deadline, problem: str) -> ExitEvent | None:
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
         poller.register(self._inotify.fileno(), select.POLLIN)
-        deadline = Deadline(timeout)
         while not self._closed:
             if self._ready:
                 return self._ready.popleft()
             if not poller.poll(deadline.milliseconds()) and deadline.passed():
-                raise WaitTimeout(f"no container ended in {self.directory} within {timeout} s")
+                raise WaitTimeout(problem)
             if not self._closed:
                 self._collect()
-        self._release()
         return None
 
     def __iter__(self) -> Self:
@@ -102,6 +125,8 @@ class ExitEvents:
         return event
 
     def _collect(self) -> None:
+        if self._behind:
+            self._scan()
         while batch := self._inotify.read():
             for event in batch:
                 self._take_in(event)
@@ -117,7 +142,11 @@ class ExitEvents:
             self._look(event.name)
 
     def _scan(self) -> None:
-        names = os.listdir(self.directory)
+        try:
+            names = os.listdir(self.directory)
+        except OSError as error:
+            raise self._cannot_look(error) from error
+        self._behind = False
         self._seen = {name: mark for name, mark in self._seen.items() if name in names}
         before = len(self._ready)
         for name in names:
@@ -134,7 +163,9 @@ class ExitEvents:
                 os.path.join(self.directory, name),
                 os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
             )
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise self._cannot_look(error) from error
             return  # removed since, or never an exit file
         try:
             status = os.fstat(fd)
@@ -149,15 +180,24 @@ class ExitEvents:
             self._seen[name] = mark
             self._ready.append(event)
 
+    def _cannot_look(self, error: OSError) -> PyconmonError:
+        """What there is to see now is not lost: the next time looks at everything."""
+        self._behind = True
+        return PyconmonError(f"could not look into {self.directory}: {error.strerror}")
+
     def close(self) -> None:
         """Ends the iteration. May be called twice, and while another thread waits."""
-        self._closed = True
         with self._lock:
+            self._closed = True
             if self._wake >= 0:
                 os.eventfd_write(self._wake, 1)
+        self._release()
 
     def _release(self) -> None:
+        """Once closed, give the descriptors back; the last one who waits for them does it."""
         with self._lock:
+            if self._waiting or not self._closed:
+                return
             wake, self._wake = self._wake, -1
         if wake >= 0:
             os.close(wake)
@@ -167,12 +207,11 @@ class ExitEvents:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closed = True
-        self._release()
+        self.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_wake"):
-            self._release()
+            self.close()
 
 
 def parse_exit_file(name: str, text: bytes, mtime_ns: int) -> ExitEvent | None:

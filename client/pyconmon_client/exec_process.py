@@ -17,9 +17,9 @@ from . import control
 from .attach import Attachment, Output
 from .closing import Closing
 from .deadline import Deadline
-from .errors import ContainerStateError, ExecStartError, PyconmonError, WaitTimeout
+from .errors import ContainerStateError, ExecStartError, ExecSyncError, PyconmonError, WaitTimeout
 from .exec_session import ExecRequest, ExecSession, drain, write_some
-from .exec_sync import MAX_OUTPUT, Capture, ExecResult, reason
+from .exec_sync import MAX_OUTPUT, Capture, ExecResult, broken
 
 
 class ExecProcess(Closing):
@@ -32,6 +32,7 @@ class ExecProcess(Closing):
             raise ExecStartError(b"", b"", -1, error) from error
         self._request = request
         self._ended = False
+        self._refusal: ExecSyncError | None = None
         self.stdin: BinaryIO | None = None
         self.stdout: BinaryIO | None = None
         self.stderr: BinaryIO | None = None
@@ -50,7 +51,7 @@ class ExecProcess(Closing):
 
     @property
     def returncode(self) -> int | None:
-        """The exit code once `poll` or `wait` has seen the end; None before."""
+        """The exit code once `poll`, `wait` or `close` has seen the end; None before."""
         return self._session.exit_code if self._ended else None
 
     def fileno(self) -> int:
@@ -58,19 +59,27 @@ class ExecProcess(Closing):
         return self._session.sync.fd
 
     def poll(self) -> int | None:
-        """The exit code if it has ended, else None; ExecStartError if it never ran."""
+        """The exit code if it has ended, else None.
+
+        ExecStartError if it never ran, ExecSyncError if its monitor was killed and nobody knows.
+        """
         if not self._ended:
             self._ended = self._session.advance()
         if not self._ended:
             return None
-        outcome = self._session.outcome()
-        if outcome.failure:
-            self._session.end_everything()
-            stderr = self._session.stderr if self.stderr is None else self.stderr.fileno()
-            said = drain(stderr)
-            cause = reason(outcome.failure, said, self._request)
-            raise ExecStartError(b"", said, outcome.exit_code, cause)
-        return outcome.exit_code
+        if self._refusal is None:
+            outcome = self._session.outcome()
+            if not outcome.failure:
+                return outcome.exit_code
+            self._refusal = broken(self._session, outcome, b"", self._last_words())
+        raise self._refusal
+
+    def _last_words(self) -> bytes:
+        """The runtime's reason is on the command's stderr."""
+        self._session.end_everything()
+        if self.stderr is None:
+            return drain(self._session.stderr)
+        return b"" if self.stderr.closed else drain(self.stderr.fileno())
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code (128+N for signal N). WaitTimeout after `timeout` seconds; it goes on then.
@@ -172,10 +181,14 @@ class ExecProcess(Closing):
         control.resize(self._session.directory, rows, columns)
 
     def close(self) -> None:
-        """End it if it still runs, and give everything back. May be called twice."""
+        """End it if it still runs, and give everything back. May be called twice.
+
+        Afterwards `poll` and `wait` tell how it ended.
+        """
         try:
             self._session.close()
         finally:
+            self._ended = True
             for file in (self.stdin, self.stdout, self.stderr):
                 if file is not None:
                     file.close()

@@ -91,6 +91,7 @@ class ExecSession:
         self.request = request
         self.messages: list[Message] = []
         self._pid = 0
+        self._first: ProcessId | None = None
         self._closed = False
         self.attachment: Attachment | None = None
         self._child: spawn.Child | None = None
@@ -218,10 +219,24 @@ class ExecSession:
             try:
                 with open(self.pidfile, "rb") as file:
                     text = file.read(32).strip()
-                self._pid = int(text) if text.isdigit() else 0
+                self._note_pid(int(text) if text.isdigit() else 0)
             except OSError:
                 pass
         return self._pid
+
+    def _note_pid(self, pid: int) -> None:
+        if pid > 0 and not self._pid:
+            # Once, as early as can be: later the number may be another process's.
+            self._pid = pid
+            try:
+                self._first = ProcessId.of(pid)
+            except PyconmonError:
+                pass  # it has its mark
+
+    @property
+    def first(self) -> ProcessId | None:
+        """The command's main process; None before it is known, or if it had ended by then."""
+        return self._first if self.pid else None
 
     def time_left(self, seconds: float) -> float:
         """How long to wait before `seconds` of the command's run time can have passed.
@@ -243,11 +258,14 @@ class ExecSession:
 
     def advance(self) -> bool:
         """Take what the monitor has said; True when it has said everything and has been reaped."""
+        if self._closed:
+            return True
+        ended = self.child.poll() is not None
         if not self.sync.eof:
             self.messages += self.sync.read()
-            if not self._pid and self.request.process is not None and self.messages:
-                self._pid = max(0, self.messages[0].value)
-        return self.child.poll() is not None and self.sync.eof
+            if self.request.process is not None and self.messages:
+                self._note_pid(self.messages[0].value)
+        return ended and self.sync.eof
 
     @property
     def exit_code(self) -> int | None:
@@ -283,7 +301,7 @@ class ExecSession:
 
     def end_everything(self, seconds: float = 5.0) -> None:
         """End the command and all that it started, then see the monitor off and reap it."""
-        roots = [root for root in [ProcessId.of(self.pid)] if root and self.pid]
+        roots = [self.first] if self.first else []
         deadline = time.monotonic() + seconds
         ended = process_tree.end(self.mark, roots, spare=[self.child.pid], seconds=seconds)
         # The monitor of what has just been ended reports and leaves by itself. One that does not,
@@ -293,17 +311,20 @@ class ExecSession:
             self.child.send_signal(signal.SIGKILL)
             self.child.wait(seconds)
             process_tree.end(self.mark, [], seconds=seconds)
+        self.hear_last()
+
+    def hear_last(self) -> None:
+        """After the monitor's end: what is left in its pipe."""
         try:
             self.advance()
         except PyconmonError:
-            pass
+            pass  # nobody waits for its exit code any more
 
     def signal(self, number: int) -> bool:
         """Signal the command's main process; False if it has ended (or has not begun)."""
-        if self.exit_code is not None or self.child.returncode is not None or not self.pid:
+        if self.exit_code is not None or self.child.returncode is not None:
             return False
-        process = ProcessId.of(self.pid)
-        return process is not None and process.send_signal(number)
+        return self.first is not None and self.first.send_signal(number)
 
     def release(self, role: str) -> int:
         """Hand "stdin", "stdout" or "stderr" over to the caller, who closes it from now on."""
@@ -318,11 +339,13 @@ class ExecSession:
         """Give everything back; a command that still runs is ended first."""
         if self._closed:
             return
-        self._closed = True
         try:
             if self.child.poll() is None:
                 self.end_everything()
+            else:
+                self.hear_last()
         finally:
+            self._closed = True
             if self.attachment is not None:
                 self.attachment.close()
             for role in ("stdin", "stdout", "stderr"):

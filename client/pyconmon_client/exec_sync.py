@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from .deadline import milliseconds
 from .errors import ExecExitError, ExecStartError, ExecSyncError, ExecTimeout, PyconmonError
-from .exec_session import ExecRequest, ExecSession, drain, write_some
+from .exec_session import ExecRequest, ExecSession, Outcome, drain, write_some
 
 MAX_OUTPUT = 16 * 1024 * 1024
 
@@ -125,9 +125,7 @@ def run(
         outcome = session.outcome()
         if outcome.failure:
             session.end_everything()
-            stdout, stderr, truncated = loop.finish()
-            cause = reason(outcome.failure, stderr, request)
-            raise ExecStartError(stdout, stderr, outcome.exit_code, cause, truncated)
+            raise broken(session, outcome, *loop.finish())
         output = loop.finish()
     except ExecSyncError:
         raise
@@ -147,6 +145,19 @@ def _parts(
     output: tuple[bytes, bytes, bool], code: int, cause: BaseException | str
 ) -> tuple[bytes, bytes, int, BaseException | str, bool]:
     return output[0], output[1], code, cause, output[2]
+
+
+def broken(
+    session: ExecSession, outcome: Outcome, stdout: bytes, stderr: bytes, truncated: bool = False
+) -> ExecSyncError:
+    """The error of an exec without an exit code: it never ran, or its monitor was lost."""
+    request, code = session.request, outcome.exit_code
+    if not session.pid:
+        cause = reason(outcome.failure, stderr, request)
+        return ExecStartError(stdout, stderr, code, cause, truncated)
+    words = " ".join(request.command)
+    cause = f"could not see {words!r} in container {request.container} end: {outcome.failure}"
+    return ExecSyncError(stdout, stderr, code, cause, truncated)
 
 
 def reason(failure: str, stderr: bytes, request: ExecRequest) -> str:

@@ -12,16 +12,18 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
 from typing import BinaryIO, Self
 
 from . import inotify
 from .closing import Closing
-from .errors import InvalidArgumentError, LogFormatError, PyconmonError
+from .deadline import readable
+from .errors import ExitFileError, InvalidArgumentError, LogFormatError, PyconmonError
 from .records import MAX_LINE, Joiner, Line, parse_since
 from .series import BLOCK, MAX_RECORD, has_more, is_removed, open_series, same_file, skip_to_tail
+from .wait import ExitWatch
 
 CAUGHT_UP = Line("", b"", "")
 """Among the lines that come: there are no more now."""
@@ -31,7 +33,8 @@ class LogReader(Closing):
     """The lines of the log at `path`, with those of its rotated files before them.
 
     follow: go on with what is written from now, across rotations, until the file `exit_file` exists
-    or `pidfd` (the monitor's) is readable, or else until `close()`; the log need not exist yet.
+    or `pidfd` (the monitor's) is readable or what `watch` gives (which is closed with this) sees the
+    container's end, or else until `close()`; the log need not exist yet.
     tail: only that many of the lines there are now. since: only lines from then on: an aware
     datetime, RFC 3339, seconds since 1970, or how long ago (a timedelta or "1h30m"). timestamps:
     the time stamp and a blank before each line's data. stdout, stderr: which streams. skip_bad:
@@ -55,6 +58,7 @@ class LogReader(Closing):
         stderr: bool = True,
         exit_file: str | os.PathLike[str] | None = None,
         pidfd: int | None = None,
+        watch: Callable[[], ExitWatch | None] | None = None,
         skip_bad: bool = False,
         max_line: int = MAX_LINE,
     ) -> None:
@@ -77,10 +81,15 @@ class LogReader(Closing):
         self._follow = follow
         self._exit_file = None if exit_file is None else os.path.abspath(os.fspath(exit_file))
         self._pidfd = pidfd
+        self._watch_end = watch
+        self._end: ExitWatch | None = None
         self._skip_bad = skip_bad
         self._joiner = Joiner(max_line)
         self._files: deque[BinaryIO] = deque()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError as error:
+            raise PyconmonError(f"log {self.path} can't be read: {error.strerror}") from error
         self._lock = threading.Lock()
         self._closed = False
         self._watcher: inotify.Inotify | None = None
@@ -126,6 +135,8 @@ class LogReader(Closing):
             self._files.popleft().close()
         if self._watcher is not None:
             self._watcher.close()
+        if self._end is not None:
+            self._end.close()
         with self._lock:
             wake, self._wake = self._wake, -1
         if wake >= 0:
@@ -220,10 +231,12 @@ class LogReader(Closing):
     # --- following
 
     def _watch(self) -> None:
-        self._watcher = inotify.Inotify()
+        if self._watch_end is not None:
+            self._end = self._watch_end()
         log_events = inotify.MODIFY | inotify.CREATE | inotify.MOVED_TO
         log_events |= inotify.DELETE | inotify.DELETE_SELF
         try:
+            self._watcher = inotify.Inotify()
             self._watcher.watch(os.path.dirname(self.path), log_events | inotify.ONLYDIR)
             # A log that is a link is written in another directory.
             target = os.path.dirname(os.path.realpath(self.path))
@@ -233,8 +246,9 @@ class LogReader(Closing):
                 # One watch per directory: the mask replaces an earlier one, so it is the same.
                 self._watcher.watch(os.path.dirname(self._exit_file), log_events | inotify.ONLYDIR)
         except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
             raise PyconmonError(
-                f"log {self.path} can't be followed: {error.filename}: {error.strerror}"
+                f"log {self.path} can't be followed: {where}{error.strerror}"
             ) from error
 
     def _wait(self) -> None:
@@ -255,13 +269,18 @@ class LogReader(Closing):
             self._follow = False
             self._open()
             return []
-        fds = [self._watcher.fileno(), self._wake]
+        fds = [self._watcher.fileno(), self._wake, *self._end_descriptors()]
         return fds if self._pidfd is None else [*fds, self._pidfd]
+
+    def _end_descriptors(self) -> list[int]:
+        return [] if self._end is None else self._end.descriptors()
 
     def has_news(self, ready: Collection[int]) -> bool:
         """Whether that was worth waking up for; `ready` are those that are readable."""
         assert self._watcher is not None
         if self._closed or self._pidfd in ready:
+            return True
+        if any(fd in ready for fd in self._end_descriptors()):
             return True
         events = self._watcher.read()
         if any(event.mask & inotify.DELETE_SELF for event in events):
@@ -281,11 +300,13 @@ class LogReader(Closing):
     def _ended(self) -> bool:
         if self._exit_file is not None and os.path.lexists(self._exit_file):
             return True
-        if self._pidfd is None:
-            return False
-        poller = select.poll()
-        poller.register(self._pidfd, select.POLLIN)
-        return bool(poller.poll(0))
+        if self._end is not None:
+            try:
+                if self._end.check() is not None:
+                    return True
+            except ExitFileError:
+                return True  # an end all the same
+        return self._pidfd is not None and readable(self._pidfd)
 
     def _successors(self, file: BinaryIO) -> list[BinaryIO]:
         """What came after `file`, if the log was rotated or begun anew since it was opened."""

@@ -49,10 +49,14 @@ def init_of(
 
 
 def monitor_of(container: Container) -> ProcessId | None:
-    """The container's monitor: by its pid file, or as the parent of the first process."""
-    if container.monitor is None:
+    """The container's monitor: by its pid file, or as the parent of the first process.
+
+    For one that has died, its successor if another program has called that.
+    """
+    if container.monitor is None or not container.monitor.alive():
         pidfile = os.path.join(container.bundle_path, "conmon.pid")
-        container.monitor = read_pidfile(pidfile, container.name)
-        if container.monitor is None and container.init is not None:
-            container.monitor = parent_monitor(container.init, container.name)
+        found = read_pidfile(pidfile, container.name)
+        if found is None and container.init is not None:
+            found = parent_monitor(container.init, container.name)
+        container.monitor = found or container.monitor
     return container.monitor

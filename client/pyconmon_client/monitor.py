@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .deadline import milliseconds
+from .deadline import readable
 from .errors import PyconmonError
 
 
@@ -64,9 +63,7 @@ class ProcessId:
         if pidfd is None:
             return True
         try:
-            poller = select.poll()
-            poller.register(pidfd, select.POLLIN)
-            return bool(poller.poll(milliseconds(seconds)))
+            return readable(pidfd, seconds)
         finally:
             os.close(pidfd)
 

@@ -6,11 +6,12 @@ Outsiders rely on errors that carry the runtime's own words, and ContainerNotFou
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from . import argv as argv_of
+from .calling import Done, call
 from .errors import ContainerNotFound, PyconmonError, RuntimeCommandError
 
 
@@ -26,21 +27,10 @@ class OciRuntime:
         what = f"{what} container {container}" if container else f"{what} {self.path}"
         try:
             # The environment, as in the Go client, is the caller's own.
-            done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=self.seconds,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            text = f"{self.path} did not end within {self.seconds} s"
-            raise RuntimeCommandError(what, argv, -1, text) from error
-        except OSError as error:
-            raise RuntimeCommandError(what, argv, -1, f"{self.path}: {error.strerror}") from error
-        if done.returncode != 0:
-            raise failure(what, argv, done.returncode, done.stderr or done.stdout, container)
-        return done.stdout.decode("utf-8", "replace")
+            done = call(argv, os.environ, self.seconds)
+        except PyconmonError as error:
+            raise not_called(what, argv, error) from error
+        return output(what, argv, done, self.seconds, container)
 
     def version(self) -> str:
         """The last word of the first line that `RUNTIME -v` prints."""
@@ -56,13 +46,23 @@ class OciRuntime:
         return str(self.state(name).get("status", ""))
 
 
-def failure(
-    what: str, argv: Sequence[str], status: int, said: bytes, container: str
-) -> RuntimeCommandError:
-    """The error for a call that has ended with that status; it tells a missing container apart."""
-    text = said.decode("utf-8", "replace")
+def not_called(what: str, argv: Sequence[str], error: PyconmonError) -> RuntimeCommandError:
+    why = str(error).removeprefix(f"could not start the monitor {argv[0]}: ")
+    return RuntimeCommandError(what, argv, -1, f"{argv[0]}: {why}")
+
+
+def output(
+    what: str, argv: Sequence[str], done: Done | None, seconds: float, container: str
+) -> str:
+    """What it has printed, or the error of it, which tells a missing container apart."""
+    if done is None:
+        text = f"{argv[0]} did not end within {seconds} s"
+        raise RuntimeCommandError(what, argv, -1, text)
+    if done.status == 0:
+        return done.stdout.decode("utf-8", "replace")
+    text = (done.stderr or done.stdout).decode("utf-8", "replace")
     missing = container and ("does not exist" in text or "not found" in text)
-    return (ContainerNotFound if missing else RuntimeCommandError)(what, argv, status, text)
+    raise (ContainerNotFound if missing else RuntimeCommandError)(what, argv, done.status, text)
 
 
 def version_in(text: str, path: str) -> str:

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 
 from . import argv as argv_of
 from . import creation, exec_sync, lookup, spawn, stats, store
-from .container import CREATED, RUNNING, STOPPED, Container, ContainerState
+from .container import RUNNING, STOPPED, Container, ContainerState
 from .creation import Output
+from .deadline import readable
 from .dialect import Dialect, MonitorProgram, resolve
 from .errors import (
     ContainerNotFound,
@@ -26,9 +27,9 @@ from .errors import (
 )
 from .exec_session import ExecRequest
 from .exit_status import Exit
-from .monitor import ProcessId
 from .oci_runtime import OciRuntime
 from .process_spec import ExecSettings, exec_process
+from .spec import check_args
 from .wait import ExitWatch
 
 # After the runtime says "stopped": how long a living monitor may take to write the exit file.
@@ -56,7 +57,8 @@ class Operations:
             )
         self.oci = OciRuntime(resolve(path), create_timeout)
         """For what has no operation here."""
-        self._container_dir = os.fspath(container_dir) if container_dir else ""
+        # Monitors start in the bundle, so a relative path would mean something else to them.
+        self._container_dir = os.path.abspath(container_dir) if container_dir else ""
         self._monitor = MonitorProgram(resolve(conmon_path), conmon_env, dialect)
         self._systemd_cgroup = cgroup_manager == "systemd"
         self._create_timeout = create_timeout
@@ -121,52 +123,67 @@ class Operations:
         descriptors of `stdio`; -1 is /dev/null), "log" writes to the container's log_path, "none"
         drops the output; "log" and "none" can be attached to, with `stdin` input as well, which
         ends when the first client ends it or leaves: for several clients, one after the other, give
-        `leave_stdin_open` too. "auto" is "log" with a log_path, else "caller". `timeout` is in seconds, default the runtime's
-        create_timeout. Raises CreateError with the runtime's reason, CreateTimeout.
+        `leave_stdin_open` too. "auto" is "log" with a log_path, else "caller". `timeout` is in
+        seconds, default the runtime's create_timeout. Raises CreateError with the runtime's reason,
+        CreateTimeout.
         """
         spawn.reap()
-        if output == "auto":
-            output = "log" if container.log_path and stdio is None else "caller"
-        with container.lock:
-            if not os.path.isdir(container.bundle_path):
-                raise CreateError(
-                    f"could not create container {container.name}: no bundle "
-                    f"{container.bundle_path}"
-                )
-            plain = output == "caller" and not (stdin or leave_stdin_open)
-            classic = self._monitor.classic(plain, dialect)
-            stdio = stdio or (0, 1, 2)
-            if classic:
-                argv = argv_of.classic_create(
-                    container.name,
-                    self.path,
-                    container.bundle_path,
-                    systemd_cgroup=self._systemd_cgroup,
-                    terminal=container.terminal,
-                )
-            else:
-                log = creation.log_of(container, output, stdio)
-                if log != "passthrough":
-                    stdio = (-1, -1, -1)
-                argv = self.modern_argv(container, log, stdin, leave_stdin_open)
-            request = creation.CreateRequest(
-                self.conmon_path,
-                argv,
-                self._monitor.environment,
-                container.bundle_path,
-                container.name,
-                stdio,
-                daemon=not classic,
-                seconds=self._create_timeout if timeout is None else timeout,
-                stderr_file=stdio[2] if creation.is_file(stdio[2]) else -1,
+        with container.lock, creation.explained(container):
+            request = self.create_request(
+                container, output, stdin, leave_stdin_open, stdio, timeout, dialect
             )
-            creation.remove_leftovers(container.bundle_path, creation.STALE)
             try:
                 pid, child = creation.create(request)
-                self.note_created(container, pid, child, classic)
+                self.note_created(container, pid, child, not request.daemon)
             except BaseException:
                 creation.forget_half_made(container, self.oci)
                 raise
+
+    def create_request(
+        self,
+        container: Container,
+        output: Output,
+        stdin: bool,
+        leave_stdin_open: bool,
+        stdio: tuple[int, int, int] | None,
+        timeout: float | None,
+        dialect: Dialect | None = None,
+    ) -> creation.CreateRequest:
+        """The monitor's start, with what is in its way removed; `daemon` is the modern dialect."""
+        if output == "auto":
+            output = "log" if container.log_path and stdio is None else "caller"
+        if not os.path.isdir(container.bundle_path):
+            raise CreateError(
+                f"could not create container {container.name}: no bundle {container.bundle_path}"
+            )
+        plain = output == "caller" and not (stdin or leave_stdin_open)
+        classic = self._monitor.classic(plain, dialect)
+        stdio = stdio or (0, 1, 2)
+        if classic:
+            argv = argv_of.classic_create(
+                container.name,
+                self.path,
+                container.bundle_path,
+                systemd_cgroup=self._systemd_cgroup,
+                terminal=container.terminal,
+            )
+        else:
+            log = creation.log_of(container, output, stdio)
+            if log != "passthrough":
+                stdio = (-1, -1, -1)
+            argv = self.modern_argv(container, log, stdin, leave_stdin_open)
+        creation.remove_leftovers(container.bundle_path, creation.STALE)
+        return creation.CreateRequest(
+            self.conmon_path,
+            argv,
+            self._monitor.environment,
+            container.bundle_path,
+            container.name,
+            stdio,
+            daemon=not classic,
+            seconds=self._create_timeout if timeout is None else timeout,
+            stderr_file=stdio[2] if creation.is_file(stdio[2]) else -1,
+        )
 
     def modern_argv(
         self, container: Container, log: str, stdin: bool, leave_stdin_open: bool
@@ -174,8 +191,7 @@ class Operations:
         """The monitor's arguments; what is in the way of its exit file is removed."""
         exit_dir = ""
         if self._container_dir:
-            exit_dir = self.exit_dir
-            os.makedirs(exit_dir, mode=0o700, exist_ok=True)
+            exit_dir = store.make_directory(self.exit_dir)
             creation.remove_leftovers(exit_dir, [container.name])
         return argv_of.modern_create(
             container.name,
@@ -194,23 +210,7 @@ class Operations:
         self, container: Container, pid: int, child: spawn.Child, classic: bool
     ) -> None:
         """Keep what a monitor has told of a new container, in memory and in its record."""
-        container.dialect = "classic" if classic else "modern"
-        container.init = ProcessId.of(pid)
-        if classic:
-            container.monitor = ProcessId.of(child.pid)
-            child.leave()
-        else:
-            child.close()
-            pidfile = os.path.join(container.bundle_path, "conmon.pid")
-            container.monitor = lookup.read_pidfile(pidfile)
-        container.state = ContainerState(
-            id=container.name,
-            status=CREATED,
-            pid=pid,
-            bundle=container.bundle_path,
-            created=datetime.now(UTC),
-            monitored=True,
-        )
+        creation.note(container, pid, child, classic)
         store.save(self._container_dir, container)
 
     def start_container(self, container: Container) -> None:
@@ -233,7 +233,7 @@ class Operations:
         stdin: bytes | None = None,
         max_output: int = exec_sync.MAX_OUTPUT,
         check: bool = True,
-        env: Sequence[str] | None = None,
+        env: Mapping[str, str] | Sequence[str] | None = None,
         cwd: str | None = None,
         user: str | None = None,
     ) -> exec_sync.ExecResult:
@@ -241,8 +241,9 @@ class Operations:
 
         `timeout` in seconds from the command's start (None or 0: none): then the command and all it
         started is killed, and ExecTimeout raised with the output so far. `max_output` bytes of each
-        stream are kept. `check`: an exit code other than 0 raises ExecExitError. `env` ("K=v",
-        added to the container's), `cwd` and `user` ("uid" or "uid:gid") need the modern dialect.
+        stream are kept. `check`: an exit code other than 0 raises ExecExitError. `env` (a mapping or
+        "K=v", added to the container's), `cwd` and `user` ("uid" or "uid:gid") need the modern
+        dialect.
         Raises ExecStartError if the command could not be started; all are ExecSyncErrors.
         """
         return exec_sync.run(
@@ -262,19 +263,18 @@ class Operations:
         attach: bool = False,
     ) -> ExecRequest:
         """What an ExecSession needs; `attach`: with a terminal, through an attach socket."""
-        if isinstance(command, str | bytes) or not command:
-            raise InvalidArgumentError(f"a command is a list of words, not {command!r}")
+        words = check_args(command, "command")
         spawn.reap()
         settings = settings or ExecSettings()
         process = None
         if not self._monitor.classic(settings.plain() and not attach):
-            process = exec_process(container.bundle_path, command, settings, terminal=attach)
+            process = exec_process(container.bundle_path, words, settings, terminal=attach)
         return ExecRequest(
             self.conmon_path,
             self._monitor.environment,
             self.path,
             container.name,
-            list(command),
+            words,
             terminal=container.terminal if process is None else attach,
             process=process,
             attach=attach,
@@ -302,7 +302,7 @@ class Operations:
                     if self.oci.status(container.name) != STOPPED:
                         raise
                 if pidfd is not None and not (
-                    spawn.wait_pidfd(pidfd, timeout) or spawn.kill_pidfd(pidfd, _KILL_SECONDS)
+                    readable(pidfd, timeout) or spawn.kill_pidfd(pidfd, _KILL_SECONDS)
                 ):
                     raise PyconmonError(
                         f"could not stop container {container.name}: its first process does "
@@ -343,7 +343,7 @@ class Operations:
         pidfd = container.monitor.open() if container.monitor else None
         if pidfd is not None:
             try:
-                if not spawn.wait_pidfd(pidfd, _KILL_SECONDS):
+                if not readable(pidfd, _KILL_SECONDS):
                     return
             finally:
                 os.close(pidfd)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import BundleError
+from .spec import check_args, check_user, check_variables
+from .values import check_absolute
 
 
 @dataclass(frozen=True, slots=True)
 class ExecSettings:
     """What may differ from the container's own process; all of it needs the modern dialect."""
 
-    env: Sequence[str] | None = None
-    """"NAME=value" words, added to the container's environment."""
+    env: Mapping[str, str] | Sequence[str] | None = None
+    """A mapping or "NAME=value" words, added to the container's environment."""
     cwd: str | None = None
     user: str | None = None
     """"uid" or "uid:gid", numbers."""
@@ -30,7 +32,10 @@ class ExecSettings:
 def exec_process(
     bundle: str, command: Sequence[str], settings: ExecSettings, *, terminal: bool
 ) -> dict[str, Any]:
-    """The process object for `runtime exec --process`; BundleError if config.json is no help."""
+    """The process object for `runtime exec --process`.
+
+    InvalidArgumentError for a value that can't be right, BundleError if config.json is no help.
+    """
     path = os.path.join(bundle, "config.json")
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -39,16 +44,17 @@ def exec_process(
         raise BundleError(
             f"could not read the process of {path}: {type(error).__name__}: {error}"
         ) from error
-    process |= {"args": list(command), "terminal": terminal}
+    process |= {"args": check_args(command, "command"), "terminal": terminal}
     process.pop("consoleSize", None)
     if terminal and settings.size is not None:
         rows, columns = settings.size
         process["consoleSize"] = {"height": rows, "width": columns}
     if settings.env is not None:
-        process["env"] = [*process.get("env", []), *settings.env]
+        added = [f"{name}={value}" for name, value in check_variables(settings.env).items()]
+        process["env"] = [*process.get("env", []), *added]
     if settings.cwd is not None:
-        process["cwd"] = settings.cwd
+        process["cwd"] = check_absolute("cwd", settings.cwd)
     if settings.user is not None:
-        uid, _, gid = settings.user.partition(":")
-        process["user"] = {"uid": int(uid), "gid": int(gid or uid)}
+        uid, gid = check_user(settings.user)
+        process["user"] = {"uid": uid, "gid": gid}
     return process

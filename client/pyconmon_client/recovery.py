@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 from . import process_tree, spawn
 from .closing import Closing
@@ -39,9 +40,17 @@ class Takeover(Closing):
 
     def __init__(self, monitor_path: str, environment: Mapping[str, str], bundle: str) -> None:
         self._bundle = bundle
-        self._said, said = os.pipe()
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
+        with ExitStack() as theirs, ExitStack() as ours:
+            try:
+                self._said, said = os.pipe()
+                ours.callback(os.close, self._said)
+                theirs.callback(os.close, said)
+                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                theirs.callback(os.close, null)
+            except OSError as error:
+                raise MonitorError(
+                    f"could not recover the container of {bundle}: {error.strerror}"
+                ) from error
             self.child = spawn.start(
                 monitor_path,
                 ["--recover", bundle],
@@ -49,12 +58,7 @@ class Takeover(Closing):
                 descriptors=[null, null, said],
                 new_group=True,
             )
-        except BaseException:
-            os.close(self._said)
-            raise
-        finally:
-            os.close(said)
-            os.close(null)
+            ours.pop_all()
         # The first process ends when the second one, of which nobody tells us the pid, has taken
         # over; by the mark it is found.
         self.mark = process_tree.mark(self.child.pid)

@@ -72,10 +72,14 @@ class Streams:
         self._fds: set[int] = set()
         self._input = memoryview(stdin or b"")
         self.stdin, child_in = -1, -1
-        if stdin:
-            child_in, self.stdin = self._pipe()
-        self.stdout, child_out = self._pipe()
-        self.stderr, child_err = self._pipe()
+        try:
+            if stdin:
+                child_in, self.stdin = self._pipe()
+            self.stdout, child_out = self._pipe()
+            self.stderr, child_err = self._pipe()
+        except OSError as error:
+            self.close()
+            raise CreateError(f"could not create a container: {error.strerror}") from error
         self.child = (child_in, child_out, child_err)
         self.captures = {self.stdout: Capture(max_output), self.stderr: Capture(max_output)}
 

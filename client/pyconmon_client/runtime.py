@@ -8,8 +8,9 @@ up containers whose monitor has died, and blocks that clean up behind themselves
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from . import attach as attaching
@@ -21,7 +22,12 @@ from . import stats as statistics
 from .bundle import Bundle
 from .container import Container
 from .creation import Output
-from .errors import ContainerNotFound, NotRunningError, PyconmonError
+from .errors import (
+    ContainerNotFound,
+    InvalidArgumentError,
+    NotRunningError,
+    PyconmonError,
+)
 from .exec_process import ExecProcess
 from .operations import Operations
 from .process_spec import ExecSettings
@@ -54,7 +60,12 @@ class Runtime(Operations):
     def watch_exit(self, container: Container) -> ExitWatch:
         """What wait() waits on, for callers with an event loop of their own; close it."""
         init = lookup.init_of(container, self.oci)
-        return ExitWatch(self.exit_file(container), init, lookup.monitor_of(container))
+        return ExitWatch(
+            self.exit_file(container),
+            init,
+            lookup.monitor_of(container),
+            partial(lookup.monitor_of, container),
+        )
 
     def recover(self, container: Container, timeout: float = 30.0) -> bool:
         """Give a container whose monitor has died a new one (pyconmon only).
@@ -88,7 +99,7 @@ class Runtime(Operations):
         *,
         stdin: bool = True,
         terminal: bool = False,
-        env: Sequence[str] | None = None,
+        env: Mapping[str, str] | Sequence[str] | None = None,
         cwd: str | None = None,
         user: str | None = None,
         size: tuple[int, int] | None = None,
@@ -196,10 +207,23 @@ class Runtime(Operations):
         self, container: Container, *, follow: bool = False, **options: Any
     ) -> log_files.LogReader:
         """The lines of its log (see LogReader for tail, since, timestamps...); follow ends with it."""
+        return log_files.logs(container.log_path, **self.log_options(container, follow), **options)
+
+    def log_options(self, container: Container, follow: bool) -> dict[str, Any]:
+        """What a LogReader has to know of the container's end; PyconmonError if it has no log."""
         if not container.log_path:
             raise PyconmonError(f"could not read logs of container {container.name}: it has no log")
-        exit_file = self.exit_file(container) if follow else None
-        return log_files.logs(container.log_path, follow=follow, exit_file=exit_file, **options)
+        if not follow:
+            return {}
+
+        def watch() -> ExitWatch | None:
+            found = self.watch_exit(container)
+            if container.state is not None or not found.idle:
+                return found
+            found.close()  # not created yet: its exit file will tell
+            return None
+
+        return {"follow": True, "exit_file": self.exit_file(container), "watch": watch}
 
     def stats(self, container: Container) -> statistics.Stats:
         """CPU, memory, I/O and number of its processes now; NotRunningError.
@@ -213,5 +237,8 @@ class Runtime(Operations):
 
     def events(self, *, existing: bool = False) -> exit_events.ExitEvents:
         """Exits of containers created with a monitor of the modern dialect, as they happen."""
-        os.makedirs(self.exit_dir, mode=0o700, exist_ok=True)
-        return exit_events.ExitEvents(self.exit_dir, existing=existing)
+        if not self._container_dir:
+            raise InvalidArgumentError(
+                "events: container_dir is empty, so no monitor reports to this runtime; give one"
+            )
+        return exit_events.ExitEvents(store.make_directory(self.exit_dir), existing=existing)

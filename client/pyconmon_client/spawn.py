@@ -13,19 +13,19 @@ import ctypes
 import errno
 import fcntl
 import os
-import select
 import signal
 import threading
 from collections.abc import Mapping, Sequence
 
-from .errors import MonitorError
+from .deadline import readable
+from .errors import InvalidArgumentError, MonitorError
 
 _SETPGROUP, _SETSIGDEF, _SETSIGMASK = 0x02, 0x04, 0x08
 # Larger than the opaque structures of any C library (glibc's largest has 336 bytes).
 _OPAQUE = 1024
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_unreaped: dict[int, Child] = {}
+_unreaped: set[Child] = set()
 
 
 class Child:
@@ -34,6 +34,8 @@ class Child:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
+        self.lost = False
+        """Whether somebody else has reaped it; returncode is 255 then."""
         self.pidfd = os.pidfd_open(pid)
         self._lock = threading.Lock()
 
@@ -45,7 +47,7 @@ class Child:
                     found = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
                 except ChildProcessError:
                     # The program ignores SIGCHLD or reaps everything: the status is lost.
-                    found, self.returncode = None, 255
+                    found, self.returncode, self.lost = None, 255, True
                 if found is not None:
                     code = found.si_status
                     self.returncode = code if found.si_code == os.CLD_EXITED else -code
@@ -54,9 +56,7 @@ class Child:
     def wait(self, seconds: float | None) -> int | None:
         """Wait until it ends, `seconds` at most; like poll()."""
         if self.poll() is None:
-            poller = select.poll()
-            poller.register(self.pidfd, select.POLLIN)
-            poller.poll(milliseconds(seconds))
+            readable(self.pidfd, seconds)
         return self.poll()
 
     def send_signal(self, number: int) -> None:
@@ -74,21 +74,16 @@ class Child:
     def leave(self) -> None:
         """For a process that outlives this call: reaped by a later `reap()` when it has ended."""
         if self.poll() is None:
-            _unreaped[self.pid] = self
+            _unreaped.add(self)
         else:
             self.close()
 
 
-def left(pid: int) -> Child | None:
-    """The child of that pid that was left running, if it is ours."""
-    return _unreaped.get(pid)
-
-
 def reap() -> None:
     """Reap every left child that has ended, so that none stays a zombie."""
-    for pid, child in list(_unreaped.items()):
+    for child in tuple(_unreaped):
         if child.poll() is not None:
-            _unreaped.pop(pid, None)
+            _unreaped.discard(child)
             child.close()
 
 
@@ -105,10 +100,26 @@ def start(
 
     Raises MonitorError naming the program and the reason.
     """
+    try:
+        return _start(path, argv, environment, descriptors, cwd, new_group)
+    except OSError as error:
+        raise MonitorError(f"could not start the monitor {path}: {error.strerror}") from error
+
+
+def _start(
+    path: str,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    descriptors: Sequence[int],
+    cwd: str | None,
+    new_group: bool,
+) -> Child:
     words = [os.fsencode(word) for word in (path, *argv)]
     variables = [os.fsencode(f"{key}={value}") for key, value in environment.items()]
     if any(b"\0" in word for word in words + variables):
-        raise ValueError("a NUL byte cannot be part of an argument or of the environment")
+        raise InvalidArgumentError(
+            f"words for {path}: one holds a NUL character, which the kernel can't pass on"
+        )
     actions = ctypes.create_string_buffer(_OPAQUE)
     attributes = ctypes.create_string_buffer(_OPAQUE)
     copies: list[int] = []
@@ -149,9 +160,9 @@ def _set_attributes(attributes: ctypes.Array[ctypes.c_char], new_group: bool) ->
     if new_group:
         flags |= _SETPGROUP
         _check(_libc.posix_spawnattr_setpgroup(attributes, 0))
-    # Python ignores these two, and ignored signals survive an exec. SIGCHLD and the rest stay as
-    # the program has them.
-    defaults = _signal_set([signal.SIGPIPE, signal.SIGXFSZ])
+    # Ignored signals survive an exec. Python ignores two, and a monitor or runtime that never hears
+    # of its children's end can't do its work. The rest stay as the program has them.
+    defaults = _signal_set([signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD])
     _check(_libc.posix_spawnattr_setsigdefault(attributes, defaults))
     _check(_libc.posix_spawnattr_setsigmask(attributes, _signal_set([])))
     _check(_libc.posix_spawnattr_setflags(attributes, ctypes.c_short(flags)))
@@ -182,17 +193,10 @@ def _why(path: str, cwd: str | None, error: int) -> str:
     return f"could not start the monitor {path}: {os.strerror(error)}{hint}"
 
 
-def wait_pidfd(pidfd: int, seconds: float | None) -> bool:
-    """Whether the process of a pidfd ends within so many seconds."""
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(milliseconds(seconds)))
-
-
 def kill_pidfd(pidfd: int, seconds: float) -> bool:
     """Kill the process of a pidfd, whatever has happened to its pid; whether it has ended."""
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         return True
-    return wait_pidfd(pidfd, seconds)
+    return readable(pidfd, seconds)

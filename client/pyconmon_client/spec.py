@@ -106,27 +106,33 @@ def build(
     }
 
 
-def check_args(args: Sequence[str]) -> list[str]:
+def check_args(args: Sequence[str], what: str = "args") -> list[str]:
     if isinstance(args, (str, bytes)):
         raise InvalidArgumentError(
-            f"args: {args!r} is one word; give a list such as ['sh', '-c', 'echo hi']"
+            f"{what}: {args!r} is one word; give a list such as ['sh', '-c', 'echo hi']"
         )
     words = list(args)
     if not words or words[0] == "":
-        raise InvalidArgumentError("args: no command; give at least the program's name")
+        raise InvalidArgumentError(f"{what}: no command; give at least the program's name")
     for word in words:
-        check_text("args", word)
+        check_text(what, word)
     return words
 
 
 def check_env(env: Mapping[str, str] | Iterable[str] | None, *, terminal: bool) -> list[str]:
+    values = {"PATH": DEFAULT_PATH, "HOME": "/"}
+    if terminal:
+        values["TERM"] = "xterm"
+    values |= check_variables(env)
+    return [f"{name}={value}" for name, value in values.items()]
+
+
+def check_variables(env: Mapping[str, str] | Iterable[str] | None) -> dict[str, str]:
     if isinstance(env, (str, bytes)):
         raise InvalidArgumentError(
             f"env: {env!r} is one word; give a mapping or a list of NAME=value"
         )
-    values = {"PATH": DEFAULT_PATH, "HOME": "/"}
-    if terminal:
-        values["TERM"] = "xterm"
+    values: dict[str, str] = {}
     if isinstance(env, Mapping):
         pairs: Iterable[tuple[str, str]] = env.items()
     else:
@@ -139,7 +145,7 @@ def check_env(env: Mapping[str, str] | Iterable[str] | None, *, terminal: bool) 
                 f"env: {name!r} is not a variable's name; it must not be empty or hold '='"
             )
         values[name] = value
-    return [f"{name}={value}" for name, value in values.items()]
+    return values
 
 
 def _pair(word: str) -> tuple[str, str]:

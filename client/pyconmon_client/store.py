@@ -28,7 +28,7 @@ def save(directory: str, container: Container) -> None:
     """Write the record; no directory (an empty name) means no records."""
     if not directory:
         return
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    make_directory(directory)
     state = container.state or ContainerState()
     record: dict[str, Any] = {
         "pyconmon_client": _VERSION,
@@ -50,14 +50,27 @@ def save(directory: str, container: Container) -> None:
         "created": state.created.isoformat() if state.created else None,
         "started": state.started.isoformat() if state.started else None,
     }
-    fd, temporary = tempfile.mkstemp(prefix=f".{container.name[:64]}.", dir=directory)
+    path = record_path(directory, container.name)
     try:
-        with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
-            json.dump(record, file, default=str, ensure_ascii=False)
-        os.replace(temporary, record_path(directory, container.name))
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        fd, temporary = tempfile.mkstemp(prefix=f".{container.name[:64]}.", dir=directory)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
+                json.dump(record, file, default=str, ensure_ascii=False)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise RecordError(path, error.strerror or str(error)) from error
+
+
+def make_directory(path: str) -> str:
+    """The same path; RecordError if there is no directory, and none can be made."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise RecordError(path, error.strerror or str(error)) from error
+    return path
 
 
 def load(directory: str, name: str) -> Container:
@@ -71,9 +84,12 @@ def load(directory: str, name: str) -> Container:
     if not isinstance(record, dict) or record.get("pyconmon_client") != _VERSION:
         raise RecordError(path, "not a container record of this client")
     try:
-        return _container(record)
-    except (KeyError, TypeError, ValueError) as error:
+        container = _container(record)
+    except (LookupError, TypeError, ValueError) as error:
         raise RecordError(path, f"{type(error).__name__}: {error}") from error
+    if container.name != name:
+        raise RecordError(path, f"it is that of container {container.name}")
+    return container
 
 
 def _container(record: dict[str, Any]) -> Container:
@@ -110,6 +126,8 @@ def remove(directory: str, name: str) -> None:
             os.unlink(record_path(directory, name))
         except FileNotFoundError:
             pass
+        except OSError as error:
+            raise RecordError(record_path(directory, name), str(error.strerror)) from error
 
 
 def names(directory: str) -> list[str]:
@@ -118,9 +136,10 @@ def names(directory: str) -> list[str]:
         entries = os.listdir(directory) if directory else []
     except FileNotFoundError:
         return []
-    return sorted(
-        entry[:-5] for entry in entries if entry.endswith(".json") and not entry.startswith(".")
-    )
+    except OSError as error:
+        raise RecordError(directory, error.strerror or str(error)) from error
+    # What is half written has a name that ends otherwise.
+    return sorted(entry[:-5] for entry in entries if entry.endswith(".json") and entry != ".json")
 
 
 def _pair(process: ProcessId | None) -> list[int] | None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Callable
 
 from . import inotify
 from .closing import Closing
-from .deadline import Deadline
+from .deadline import Deadline, readable
 from .errors import WaitTimeout
 from .exit_status import UNKNOWN, Exit, kernel_exit_code, read_exit_file
 from .monitor import ProcessId
@@ -24,17 +25,36 @@ _EVENTS = inotify.MOVED_TO | inotify.CLOSE_WRITE | inotify.DELETE_SELF
 class ExitWatch(Closing):
     """Poll `descriptors()` (again after every event: they change), then ask `check()`."""
 
-    def __init__(self, exit_file: str, init: ProcessId | None, monitor: ProcessId | None) -> None:
+    def __init__(
+        self,
+        exit_file: str,
+        init: ProcessId | None,
+        monitor: ProcessId | None,
+        successor: Callable[[], ProcessId | None] = lambda: None,
+    ) -> None:
+        """`successor` looks for the monitor that has taken over from one which died."""
         self.exit_file = exit_file
+        self._successor = successor
         self._inotify: inotify.Inotify | None = None
-        self._init = init.open() if init else None
-        self._monitor = monitor.open() if monitor else None
+        self._init: int | None = None
+        self._monitor: int | None = None
+        try:
+            self._init = init.open() if init else None
+            self._monitor = monitor.open() if monitor else None
+        except BaseException:
+            self.close()
+            raise
         try:
             self._inotify = inotify.Inotify()
             self._inotify.watch(os.path.dirname(exit_file), _EVENTS)
         except OSError:
             # Out of inotify instances, or no bundle left: the monitor's end still tells.
             self._close_inotify()
+
+    @property
+    def idle(self) -> bool:
+        """Whether neither the container's first process nor its monitor is there to be watched."""
+        return self._init is None and self._monitor is None
 
     def descriptors(self) -> list[int]:
         """What becomes readable when `check()` may have news; empty once it has its answer."""
@@ -49,7 +69,7 @@ class ExitWatch(Closing):
         """The container's exit, or None while it goes on (or its monitor is about to report)."""
         if self._inotify is not None:
             self._inotify.read()
-        monitored = self._monitor is not None and not _ended(self._monitor)
+        monitored = self._monitor is not None and not readable(self._monitor)
         # Looked for after the monitor: a file written just before the monitor's end is not missed.
         found = read_exit_file(self.exit_file)
         if found is not None or monitored:
@@ -59,7 +79,11 @@ class ExitWatch(Closing):
             self._monitor = None
         if self._init is None:
             return UNKNOWN
-        if not _ended(self._init):
+        if not readable(self._init):
+            return None
+        later = self._successor()
+        self._monitor = later.open() if later is not None else None
+        if self._monitor is not None:
             return None
         code = kernel_exit_code(self._init)
         return UNKNOWN if code is None else Exit(code)
@@ -88,9 +112,3 @@ class ExitWatch(Closing):
         if self._inotify is not None:
             self._inotify.close()
             self._inotify = None
-
-
-def _ended(pidfd: int) -> bool:
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(0))

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import AsyncIterator
 
 from .. import attach as blocking
 from .. import control
 from ..attach import CONNECT_LIMIT, PAUSE, Output, SendTimeout, Streams, packets
-from ..closing import AsyncClosing
 from ..errors import NotRunningError, WaitTimeout
-from .watch import deadline_in, readable, seconds_left, writable
+from .watch import Waits, deadline_in, seconds_left, writable
 
 
 async def attach(bundle: str | os.PathLike[str], *, timeout: float = CONNECT_LIMIT) -> Attachment:
@@ -37,13 +37,14 @@ async def _connect(path: str, timeout: float) -> socket.socket:
         return connecting.take()
 
 
-class Attachment(AsyncClosing):
+class Attachment(Waits):
     """A connection made by `attach()`; `close()` it, best by `async with`.
 
     `async for` gives `Output` pieces until the container's streams end.
     """
 
     def __init__(self, connection: blocking.Attachment) -> None:
+        super().__init__()
         self._connection = connection
 
     def fileno(self) -> int:
@@ -66,7 +67,8 @@ class Attachment(AsyncClosing):
             try:
                 return self._connection.recv_now()
             except BlockingIOError:
-                if not await readable([self.fileno()], seconds_left(deadline)):
+                ready = await self._ready([self.fileno()], seconds_left(deadline))
+                if not ready and not self.ended:
                     raise WaitTimeout(f"no output of {self.bundle} within {timeout} s") from None
 
     async def __aiter__(self) -> AsyncIterator[Output]:
@@ -81,7 +83,8 @@ class Attachment(AsyncClosing):
         sent = 0
         for packet in packets(data):
             while not self._connection.send_now(packet):
-                if not await writable(self.fileno(), seconds_left(deadline)):
+                fds, left = [self.fileno()], seconds_left(deadline)
+                if not await self._ready(fds, left, select.POLLOUT) and not self._connection.closed:
                     raise SendTimeout(
                         f"the container reads nothing within {timeout} s: {sent} bytes were sent",
                         sent,
@@ -130,7 +133,8 @@ class Attachment(AsyncClosing):
         await send_control(self.bundle, b"2 0 0\n")
 
     def close(self) -> None:
-        """Leave the container alone. Idempotent."""
+        """Leave the container alone. Idempotent; a task that waits in `recv()` gets None."""
+        self._stop_waiting()
         self._connection.close()
 
 

@@ -7,19 +7,16 @@ container stays. Recovery is here too, since it starts a monitor as well.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
 from collections.abc import Mapping
 
 from .. import argv as argv_of
-from .. import creation, process_tree, spawn
+from .. import creation, spawn
 from ..container import Container
 from ..creation import LEAVING_SECONDS, CreateRequest
 from ..errors import CreateTimeout, PyconmonError
 from ..monitor import ProcessId
 from ..recovery import Takeover
-from ..wire import SyncReader
 from .ending import end_tree, wait_child, wait_process
 from .oci_runtime import OciRuntime
 from .watch import Watch, deadline_in, seconds_left, see_through
@@ -46,7 +43,7 @@ class _Conversation(creation.Conversation):
             await wait_child(self.child, LEAVING_SECONDS)
             raise self._failed(first.message.strip() if first else "")
         # The first process ends when it has forked the real monitor.
-        if await wait_child(self.child, LEAVING_SECONDS) != 0:
+        if await wait_child(self.child, LEAVING_SECONDS) != 0 and not self.child.lost:
             raise self._failed(f"the monitor's first process: status {self.child.returncode}")
         self._let_go(first.value)
         return first.value
@@ -73,31 +70,10 @@ class _Conversation(creation.Conversation):
 
 async def create(request: CreateRequest) -> tuple[int, spawn.Child]:
     """(container pid, the started process). Raises CreateError, CreateTimeout or MonitorError."""
-    parent, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    stderr, stderr_child = os.pipe()
-    given: list[int] = [null, stderr_child, stderr_child]
-    for number, fd in enumerate(request.stdio):
-        given[number] = given[number] if fd < 0 else fd
-    try:
+    with creation.Start(request) as start:
+        conversation = _Conversation(start)
         try:
-            child = spawn.start(
-                request.monitor_path,
-                request.argv,
-                {**request.environment, "_OCI_SYNCPIPE": "3"},
-                descriptors=[*given, child_end.fileno()],
-                cwd=request.bundle,
-                new_group=True,
-            )
-        finally:
-            os.close(null)
-            os.close(stderr_child)
-            child_end.close()
-        mark = process_tree.mark(child.pid)
-        sync = SyncReader(parent.fileno())
-        conversation = _Conversation(request, child, sync, stderr, 0, mark)
-        try:
-            return await conversation.hear(request.seconds), child
+            return await conversation.hear(request.seconds), start.child
         except CreateTimeout:
             await see_through(conversation.abandon(creation.FINISHING_SECONDS))
             raise
@@ -107,9 +83,6 @@ async def create(request: CreateRequest) -> tuple[int, spawn.Child]:
         except BaseException:
             await see_through(conversation.finish())
             raise
-    finally:
-        os.close(stderr)
-        parent.close()
 
 
 async def forget_half_made(container: Container, oci: OciRuntime) -> None:

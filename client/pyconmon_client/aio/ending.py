@@ -12,7 +12,6 @@ import signal
 from collections.abc import Collection
 
 from .. import process_tree
-from ..errors import PyconmonError
 from ..exec_session import ExecSession
 from ..monitor import ProcessId
 from ..spawn import Child
@@ -98,7 +97,7 @@ async def _wait_all(processes: Collection[ProcessId], deadline: float | None) ->
 
 async def end_session(session: ExecSession, seconds: float = 5.0) -> None:
     """End the command and all that it started, then see the monitor off and reap it."""
-    roots = [root for root in [ProcessId.of(session.pid)] if root and session.pid]
+    roots = [session.first] if session.first else []
     deadline = deadline_in(seconds)
     child = session.child
     ended = await end_tree(session.mark, roots, spare=[child.pid], seconds=seconds)
@@ -108,10 +107,7 @@ async def end_session(session: ExecSession, seconds: float = 5.0) -> None:
         child.send_signal(signal.SIGKILL)
         await wait_child(child, seconds)
         await end_tree(session.mark, [], seconds=seconds)
-    try:
-        session.advance()
-    except PyconmonError:
-        pass
+    session.hear_last()
 
 
 async def close_session(session: ExecSession) -> None:

@@ -24,7 +24,7 @@ from ..errors import (
     WaitTimeout,
 )
 from ..exec_session import ExecRequest, ExecSession, drain
-from ..exec_sync import MAX_OUTPUT, Capture, ExecResult, reason
+from ..exec_sync import MAX_OUTPUT, Capture, ExecResult, broken, reason
 from ..wire import SyncReader
 from .attach import Attachment, attach, send_control
 from .ending import close_session, end_session
@@ -33,6 +33,7 @@ from .watch import readable, see_through
 
 _LIMIT = 1 << 16
 _ATTACH_SECONDS = 60.0
+_LEAVING_SECONDS = 5.0
 
 
 class _Session(ExecSession):
@@ -135,11 +136,12 @@ class ExecProcess:
                     process.attachment = await session.connect()
                 await process._see_started()
                 await process._connect()
-            except (OSError, MonitorError) as error:
+            except BaseException as error:
                 await see_through(process.close())
-                raise ExecStartError(b"", b"", -1, error) from error
-            except BaseException:
-                await see_through(process.close())
+                if isinstance(error, ExecStartError):
+                    raise
+                if isinstance(error, (OSError, PyconmonError)):
+                    raise ExecStartError(b"", b"", -1, error) from error
                 raise
             return process
 
@@ -184,8 +186,7 @@ class ExecProcess:
                 await readable([session.child.pidfd if session.sync.eof else session.sync.fd])
             outcome = session.outcome()
             if outcome.failure:
-                cause = reason(outcome.failure, b"", session.request)
-                raise ExecStartError(b"", b"", outcome.exit_code, cause)
+                raise broken(session, outcome, b"", b"")
             return outcome.exit_code
         finally:
             for reader in self._readers:
@@ -209,8 +210,8 @@ class ExecProcess:
 
         Read the output meanwhile: a command whose pipe is full does not end.
         """
-        if self._ending is None:
-            raise ContainerStateError(f"could not wait for {self._words}: it is closed")
+        if self._ending is None or self._ending.cancelled():
+            raise ContainerStateError(f"could not wait for {self._words}: nobody saw it end")
         done, _ = await asyncio.wait([self._ending], timeout=timeout)
         if not done:
             raise WaitTimeout(
@@ -292,8 +293,12 @@ class ExecProcess:
     async def kill(self) -> None:
         """End the command and everything it has started, now; `wait()` tells its exit code."""
         if self._ending is not None and not self._ending.done():
-            await see_through(end_session(self._session))
-            await asyncio.wait([self._ending])
+            await see_through(self._end(self._ending))
+
+    async def _end(self, task: asyncio.Task[int]) -> None:
+        await end_session(self._session)
+        # It has its own look at the end. One that the kernel can't end is not waited for.
+        await asyncio.wait([task], timeout=_LEAVING_SECONDS)
 
     async def resize(self, rows: int, columns: int) -> None:
         """Give its terminal a new size."""
@@ -302,19 +307,22 @@ class ExecProcess:
         await send_control(self._session.directory, resize_message(rows, columns))
 
     async def close(self) -> None:
-        """End it if it still runs, and give everything back. May be called twice."""
+        """End it if it still runs, and give everything back. May be called twice.
+
+        Afterwards `wait` tells how it ended.
+        """
         if self._closed:
             return
         self._closed = True
         task = self._ending
         try:
-            if task is not None and not task.done():
-                # Its waiting must not be in the way of ours.
-                task.cancel()
-                await asyncio.wait([task])
+            await self.kill()
             await close_session(self._session)
         finally:
-            if task is not None and task.done() and not task.cancelled():
+            if task is not None and not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+            if task is not None and not task.cancelled():
                 task.exception()  # nobody has to have asked
             self._session.close_own()
             for reader in self._readers:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from .. import exec_sync
 from ..errors import ExecExitError, ExecStartError, ExecSyncError, ExecTimeout, PyconmonError
 from ..exec_session import ExecRequest, ExecSession
-from ..exec_sync import ExecResult, reason
+from ..exec_sync import ExecResult, broken
 from .ending import close_session, end_session
 from .gate import Gate, Slot
 from .watch import Watch, deadline_in, seconds_left, see_through
@@ -92,9 +92,7 @@ async def _follow(
         outcome = session.outcome()
         if outcome.failure:
             await see_through(end_session(session))
-            out, err, cut = loop.finish()
-            why = reason(outcome.failure, err, session.request)
-            raise ExecStartError(out, err, outcome.exit_code, why, cut)
+            raise broken(session, outcome, *loop.finish())
         out, err, cut = loop.finish()
     except ExecSyncError:
         raise

@@ -10,17 +10,22 @@ from __future__ import annotations
 import asyncio
 import os
 from typing import Self
+from weakref import WeakKeyDictionary
 
 
 class Gate:
     """`slots` starts at the same time; default: four for each CPU."""
 
     def __init__(self, slots: int | None = None) -> None:
-        self._semaphore = asyncio.Semaphore(slots or 4 * (os.cpu_count() or 1))
+        self._slots = slots or 4 * (os.cpu_count() or 1)
+        # A program may run one event loop after the other; a semaphore belongs to one of them.
+        self._semaphores: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
+        self._semaphores = WeakKeyDictionary()
 
     def slot(self) -> Slot:
         """An async context manager."""
-        return Slot(self._semaphore)
+        loop = asyncio.get_running_loop()
+        return Slot(self._semaphores.setdefault(loop, asyncio.Semaphore(self._slots)))
 
 
 class Slot:

@@ -10,11 +10,10 @@ import os
 from collections.abc import AsyncIterator, Generator
 from typing import Any
 
-from ..closing import AsyncClosing
 from ..logs import CAUGHT_UP
 from ..logs import LogReader as BlockingReader
 from ..records import Line
-from .watch import readable
+from .watch import Waits
 
 
 class _Reader(BlockingReader):
@@ -23,20 +22,15 @@ class _Reader(BlockingReader):
     def _run(self) -> Generator[Line, None, None]:
         return self.steps()
 
-    async def idle(self) -> None:
-        """Until there may be more to read."""
-        fds = self.waited_for()
-        while fds and not self.has_news(await readable(fds)):
-            pass
 
-
-class LogReader(AsyncClosing):
+class LogReader(Waits):
     """An async iterator over the lines of a log; the arguments are those of logs.LogReader.
 
     Close it with `close()`, best by `async with`.
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+        super().__init__()
         self._reader = _Reader(path, **options)
 
     @property
@@ -50,9 +44,16 @@ class LogReader(AsyncClosing):
         for line in self._reader:
             if line is not CAUGHT_UP:
                 return line
-            await self._reader.idle()
+            await self._idle()
         raise StopAsyncIteration
 
+    async def _idle(self) -> None:
+        """Until there may be more to read."""
+        fds = self._reader.waited_for()
+        while fds and not self._reader.has_news(await self._ready(fds, None)):
+            pass
+
     def close(self) -> None:
-        """Give the files back. May be called twice."""
+        """End the iteration, also one that waits in another task. May be called twice."""
+        self._stop_waiting()
         self._reader.close()

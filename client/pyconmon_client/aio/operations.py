@@ -12,6 +12,7 @@ import os
 import signal as signals
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from weakref import WeakKeyDictionary
 
 from .. import argv as argv_of
@@ -21,7 +22,6 @@ from ..container import RUNNING, STOPPED, Container, ContainerState
 from ..creation import Output
 from ..errors import (
     ContainerNotFound,
-    CreateError,
     PyconmonError,
     RuntimeCommandError,
     WaitTimeout,
@@ -66,10 +66,14 @@ class Operations:
         self._oci = OciRuntime(self.blocking.path, create_timeout)
         self._create_timeout = create_timeout
         self._gate = Gate(starting)
-        self._locks: WeakKeyDictionary[Container, asyncio.Lock] = WeakKeyDictionary()
+        # As the gate: one event loop after the other.
+        self._locks: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, WeakKeyDictionary[Container, asyncio.Lock]
+        ] = WeakKeyDictionary()
 
     def _lock(self, container: Container) -> asyncio.Lock:
-        return self._locks.setdefault(container, asyncio.Lock())
+        locks = self._locks.setdefault(asyncio.get_running_loop(), WeakKeyDictionary())
+        return locks.setdefault(container, asyncio.Lock())
 
     # ---- lives
 
@@ -89,35 +93,18 @@ class Operations:
     ) -> None:
         """Create it; see Runtime.create_container. Cancelled, nothing of it stays."""
         spawn.reap()
-        if output == "auto":
-            output = "log" if container.log_path and stdio is None else "caller"
+        blocking = self.blocking
         async with self._gate.slot(), self._lock(container):
-            if not os.path.isdir(container.bundle_path):
-                raise CreateError(
-                    f"could not create container {container.name}: no bundle "
-                    f"{container.bundle_path}"
+            with blocking_creation.explained(container):
+                request = blocking.create_request(
+                    container, output, stdin, leave_stdin_open, stdio, timeout
                 )
-            stdio = stdio or (0, 1, 2)
-            log = blocking_creation.log_of(container, output, stdio)
-            if log != "passthrough":
-                stdio = (-1, -1, -1)
-            request = blocking_creation.CreateRequest(
-                self.blocking.conmon_path,
-                self.blocking.modern_argv(container, log, stdin, leave_stdin_open),
-                self.blocking.environment,
-                container.bundle_path,
-                container.name,
-                stdio,
-                daemon=True,
-                seconds=self._create_timeout if timeout is None else timeout,
-            )
-            blocking_creation.remove_leftovers(container.bundle_path, blocking_creation.STALE)
-            try:
-                pid, child = await creation.create(request)
-                self.blocking.note_created(container, pid, child, False)
-            except BaseException:
-                await see_through(creation.forget_half_made(container, self._oci))
-                raise
+                try:
+                    pid, child = await creation.create(request)
+                    blocking.note_created(container, pid, child, False)
+                except BaseException:
+                    await see_through(creation.forget_half_made(container, self._oci))
+                    raise
 
     async def start_container(self, container: Container) -> None:
         """Let a created container run. RuntimeCommandError with the runtime's reason."""
@@ -226,8 +213,12 @@ class Operations:
     async def watch_exit(self, container: Container) -> ExitWatch:
         """What wait() waits on; close it."""
         await self._find_init(container)
-        monitor = lookup.monitor_of(container)
-        return ExitWatch(self.blocking.exit_file(container), container.init, monitor)
+        return ExitWatch(
+            self.blocking.exit_file(container),
+            container.init,
+            lookup.monitor_of(container),
+            partial(lookup.monitor_of, container),
+        )
 
     def note_exit(self, container: Container, ended: Exit) -> None:
         """Keep what an ExitWatch has found in the container's state."""

@@ -9,7 +9,7 @@ run beside each other.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,7 +22,6 @@ from ..creation import Output
 from ..errors import (
     ContainerNotFound,
     NotRunningError,
-    PyconmonError,
 )
 from ..exec_sync import ExecResult
 from ..monitor import ProcessId
@@ -58,7 +57,7 @@ class Runtime(Operations):
         stdin: bytes | None = None,
         max_output: int = blocking_exec_sync.MAX_OUTPUT,
         check: bool = True,
-        env: Sequence[str] | None = None,
+        env: Mapping[str, str] | Sequence[str] | None = None,
         cwd: str | None = None,
         user: str | None = None,
     ) -> ExecResult:
@@ -79,7 +78,7 @@ class Runtime(Operations):
         *,
         stdin: bool = True,
         terminal: bool = False,
-        env: Sequence[str] | None = None,
+        env: Mapping[str, str] | Sequence[str] | None = None,
         cwd: str | None = None,
         user: str | None = None,
         size: tuple[int, int] | None = None,
@@ -170,10 +169,9 @@ class Runtime(Operations):
 
     def logs(self, container: Container, *, follow: bool = False, **options: Any) -> LogReader:
         """The lines of its log, for `async for`; options as of Runtime.logs."""
-        if not container.log_path:
-            raise PyconmonError(f"could not read logs of container {container.name}: it has no log")
-        exit_file = self.blocking.exit_file(container) if follow else None
-        return LogReader(container.log_path, follow=follow, exit_file=exit_file, **options)
+        return LogReader(
+            container.log_path, **self.blocking.log_options(container, follow), **options
+        )
 
     async def stats(self, container: Container) -> statistics.Stats:
         """As Runtime.stats: from the second call on with the CPU percent since the one before."""

@@ -13,7 +13,7 @@ import select
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
-from ..closing import Closing
+from ..closing import AsyncClosing, Closing
 
 T = TypeVar("T")
 
@@ -26,6 +26,7 @@ class Watch(Closing):
         # The loop only wakes: what it has seen may have been read by now. This one tells.
         self._poller = select.poll()
         self._events: dict[int, int] = {}
+        self._closed = False
         self._waiting: asyncio.Future[None] | None = None
 
     def register(self, fd: int, events: int = select.POLLIN) -> None:
@@ -49,11 +50,13 @@ class Watch(Closing):
             self._loop.remove_writer(fd)
 
     async def poll(self, seconds: float | None = None) -> list[tuple[int, int]]:
-        """Descriptors with their events, as poll() has it; none after so many seconds."""
+        """Descriptors with their events, as poll() has it; none after so many seconds, or closed."""
         # Other tasks get their turn, however much there is to read here.
         await asyncio.sleep(0)
         deadline = deadline_in(seconds)
         while not (found := self._poller.poll(0)) and seconds_left(deadline) != 0.0:
+            if self._closed:
+                break
             self._waiting = self._loop.create_future()
             timer = None
             if deadline is not None:
@@ -71,8 +74,36 @@ class Watch(Closing):
             self._waiting.set_result(None)
 
     def close(self) -> None:
+        """Before the descriptors are closed. Who waits goes on, without any."""
+        self._closed = True
         for fd in tuple(self._events):
             self.unregister(fd)
+        self._wake()
+
+
+class Waits(AsyncClosing):
+    """What waits for descriptors of its own: one task may close it while another one waits."""
+
+    def __init__(self) -> None:
+        self._watches: set[Watch] = set()
+
+    async def _ready(
+        self, fds: Iterable[int], seconds: float | None, events: int = select.POLLIN
+    ) -> list[int]:
+        """Which of them are; none after so many seconds, or once it is closed."""
+        with Watch() as watch:
+            self._watches.add(watch)
+            try:
+                for fd in fds:
+                    watch.register(fd, events)
+                return [fd for fd, _ in await watch.poll(seconds)]
+            finally:
+                self._watches.discard(watch)
+
+    def _stop_waiting(self) -> None:
+        """Before the descriptors are closed: nobody would wake the tasks any more."""
+        for watch in self._watches:
+            watch.close()
 
 
 async def readable(fds: Iterable[int], seconds: float | None = None) -> list[int]:
