@@ -73,6 +73,8 @@ def watch(options: Options, process: Process, logs: Logs, diag: Diag, words: lis
     unprotected = process.protect_from_oom()
     if unprotected is not None:
         diag.debug(f"failed to write to /proc/self/oom_score_adj: {unprotected.strerror}")
+    daemon = options.dialect == "modern"
+    creation = Creation(options, process, not daemon or logs.passthrough)
     try:
         start_pipe = fds.from_environment("_OCI_STARTPIPE")
         if start_pipe > 0:
@@ -81,21 +83,16 @@ def watch(options: Options, process: Process, logs: Logs, diag: Diag, words: lis
                 process.disown(start_pipe)
                 start_pipe = fds.close(start_pipe)
     except (ValueError, OSError) as error:
-        diag.error(f"cannot read the start pipe: {error}")
-        return 1
-    daemon = options.dialect == "modern"
+        return _refuse(creation, diag, f"cannot read the start pipe: {_reason(error)}")
     if daemon and not options.sync:
         try:
             process.go_to_background(options.conmon_pidfile)
         except OSError as error:
-            diag.error(f"Failed to fork the create command: {error.strerror}")
-            return 1
-    creation = Creation(options, process, not daemon or logs.passthrough)
+            return _refuse(creation, diag, f"Failed to fork the create command: {_reason(error)}")
     try:
         creation.adopt_pipes(start_pipe)
     except (ValueError, OSError) as error:
-        diag.error(str(error))
-        return 1
+        return _refuse(creation, diag, _reason(error))
     try:
         if not creation.passthrough:
             process.leave_streams()
@@ -111,6 +108,16 @@ def watch(options: Options, process: Process, logs: Logs, diag: Diag, words: lis
         creation.abandon(error)
         return 1
     return serve(monitor)
+
+
+def _refuse(creation: Creation, diag: Diag, text: str) -> int:
+    diag.error(text)
+    creation.refuse(text)
+    return 1
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _create(creation: Creation, logs: Logs, diag: Diag, words: list[str]) -> Monitor:

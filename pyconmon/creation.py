@@ -114,17 +114,27 @@ class Creation:
             for fd in set(self._theirs):
                 os.close(fd)
 
+    def refuse(self, text: str) -> None:
+        """Tell the caller, whose pipes may not have been adopted yet, that there will be no container."""
+        from pyconmon.sync_pipe import SyncPipe
+
+        options = self.options
+        if options.dialect != "modern":
+            return
+        try:
+            if self.sync_fd < 0:
+                self.sync_fd = fds.from_environment("_OCI_SYNCPIPE")
+        except ValueError:
+            return
+        key = "data" if options.api_version else "exit_code" if options.exec else "pid"
+        SyncPipe(self.sync_fd).send(key, -1, text.encode("utf-8", "surrogateescape"))
+
     def abandon(self, error: Exception) -> None:
         """No monitor can be had: tell the caller, and leave nothing of what was begun."""
         from pyconmon import processes
         from pyconmon.reaper import Reaper
-        from pyconmon.sync_pipe import SyncPipe
 
-        options = self.options
-        if options.dialect == "modern":
-            key = "data" if options.api_version else "exit_code" if options.exec else "pid"
-            text = f"the monitor could not be started: {error or type(error).__name__}"
-            SyncPipe(self.sync_fd).send(key, -1, text.encode("utf-8", "surrogateescape"))
+        self.refuse(f"the monitor could not be started: {error or type(error).__name__}")
         processes.kill_children(Reaper())
 
 

@@ -432,7 +432,6 @@ def test_no_process_to_be_had_is_an_error(harness: Harness) -> None:
     assert call.stderr.startswith("[conmon:e]: Failed to fork the create command")
     assert "Resource temporarily unavailable" in call.stderr
     assert call.stderr.count("\n") == 1
-    assert call.sync.rest() == b""
     assert not container.pidfile.exists()
 
 
@@ -478,6 +477,27 @@ def test_a_start_pipe_that_is_none_is_an_error(harness: Harness, value: str) -> 
     call = container.create(env={"_OCI_STARTPIPE": value})
     assert call.status() == 1
     assert call.stderr
+    assert not container.pidfile.exists()
+
+
+@target("conmon says it to standard error alone, and ends the pipe")
+@pytest.mark.parametrize("what", ["no descriptor", "a directory", "no attach pipe"])
+def test_why_there_will_be_no_runtime_is_told(harness: Harness, what: str) -> None:
+    container = harness.container(["true"])
+    directory = os.open("/", os.O_RDONLY)
+    try:
+        if what == "no attach pipe":
+            session = container.exec(["true"])
+            call, reason = session.launch(session.argv("--exec-attach")), "_OCI_ATTACHPIPE"
+        else:
+            number, reason = ("77", "not open") if what == "no descriptor" else ("9", "directory")
+            call = container.create(env={"_OCI_STARTPIPE": number}, fds={9: directory})
+    finally:
+        os.close(directory)
+    value = call.sync.value()
+    assert value["data"] == -1
+    assert reason in value["message"]
+    assert call.sync.rest() == b""
     assert not container.pidfile.exists()
 
 
