@@ -155,10 +155,14 @@ def main() -> int:
     parser.add_argument("--pids", type=int, default=64)
     parser.add_argument("--output", type=int, default=1 << 20, help="bytes per stream")
     options = parser.parse_args()
-    if options.file == "-":
-        code = sys.stdin.buffer.read()
-    else:
-        code = Path(options.file).read_bytes()
+    for name in ("seconds", "pids", "output"):
+        value = getattr(options, name)
+        if not value > 0:
+            parser.error(f"argument --{name}: {value} is not more than 0")
+    try:
+        code = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
+    except OSError as error:
+        parser.error(f"argument file: {options.file}: {error.strerror}")
     try:
         verdict = judge(
             code,

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, TypedDict
 
 from . import inotify
 from .closing import Closing
@@ -24,6 +24,19 @@ from .errors import ExitFileError, InvalidArgumentError, LogFormatError, Pyconmo
 from .records import MAX_LINE, Joiner, Line, parse_since
 from .series import BLOCK, MAX_RECORD, has_more, is_removed, open_series, same_file, skip_to_tail
 from .wait import ExitWatch
+
+
+class LogOptions(TypedDict, total=False):
+    """Which lines, and how: keyword arguments of LogReader, which says what they mean."""
+
+    tail: int | None
+    since: datetime | timedelta | str | int | float | None
+    timestamps: bool
+    stdout: bool
+    stderr: bool
+    skip_bad: bool
+    max_line: int
+
 
 CAUGHT_UP = Line("", b"", "")
 """Among the lines that come: there are no more now."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import InvalidArgumentError
 from .values import check_absolute, check_size, check_text
+
+_MODE = re.compile(r"[0-7]{1,4}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,10 @@ class Mount:
 
         runc 1.1 gives it the mode of the directory it covers, if there is one, not `mode`.
         """
+        if not _MODE.fullmatch(mode):
+            raise InvalidArgumentError(
+                f"mode: {mode!r}; give up to four octal digits such as '1777'"
+            )
         options = ("nosuid", "nodev", f"mode={mode}", f"size={check_size('size', size)}")
         return cls("tmpfs", destination, "tmpfs", options)
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from . import attach as attaching
 from . import control, exec_sync, lookup, recovery, store
@@ -204,9 +204,9 @@ class Runtime(Operations):
         control.reopen_logs(container.bundle_path)
 
     def logs(
-        self, container: Container, *, follow: bool = False, **options: Any
+        self, container: Container, *, follow: bool = False, **options: Unpack[log_files.LogOptions]
     ) -> log_files.LogReader:
-        """The lines of its log (see LogReader for tail, since, timestamps...); follow ends with it."""
+        """The lines of its log; LogReader tells of the options. `follow` ends with the container."""
         return log_files.logs(container.log_path, **self.log_options(container, follow), **options)
 
     def log_options(self, container: Container, follow: bool) -> dict[str, Any]:

@@ -48,6 +48,9 @@ def test_help_names_every_command() -> None:
         ["run", "true"],
         ["run", "--rootfs", "/no/such/directory", "true"],
         ["run", "--rootfs", "/", "--name", "a/b", "true"],
+        ["run", "--rootfs", "/", "--name", "", "true"],
+        ["run", "--rootfs", "/", "--name", "-x", "true"],
+        ["run", "--rootfs", "/", "--name", "a b", "true"],
         ["run", "--rootfs", "/", "--memory", "much", "true"],
         ["run", "--rootfs", "/", "-v", "nonsense", "true"],
         ["run", "--rootfs", "/", "--mount", "type=nonsense", "true"],
@@ -63,6 +66,14 @@ def test_errors_are_one_line(cli: Cli, words: list[str]) -> None:
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert "\033" not in done.stderr
+
+
+def test_errors_quote_what_was_given(cli: Cli) -> None:
+    """Not what was made of it."""
+    done = cli("run", "--rootfs", "/", "-v", "nonsense", "true")
+    assert "mounts: 'nonsense'; give 'source:destination'" in done.stderr
+    done = cli("run", "--rootfs", "/", "--mount", "type=tmpfs,target=/x,mode=9", "true")
+    assert "mode: '9'; give up to four octal digits" in done.stderr
 
 
 def test_errors_as_json(cli: Cli) -> None:

@@ -289,3 +289,32 @@ def test_the_command(pyconmon: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (5, b"hello\n"), done.stderr
     assert done.stderr == b"sandbox: finished 5\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["/no/file.py"], "/no/file.py: No such file"),
+        (["-", "--seconds", "0"], "--seconds: 0.0 is not more than 0"),
+        (["-", "--output", "-5"], "--output: -5 is not more than 0"),
+        (["-", "--pids", "x"], "--pids: invalid int value: 'x'"),
+        (["-", "--memory", "zz"], "memory: 'zz' is not a size"),
+    ],
+)
+def test_wrong_words(pyconmon: Path, words: list[str], problem: str) -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLE, *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PATH": f"{pyconmon.parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT / "client"),
+        },
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode in (2, 125)
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr

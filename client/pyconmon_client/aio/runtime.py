@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Unpack
 
 from .. import exec_sync as blocking_exec_sync
 from .. import stats as statistics
@@ -24,6 +24,7 @@ from ..errors import (
     NotRunningError,
 )
 from ..exec_sync import ExecResult
+from ..logs import LogOptions
 from ..monitor import ProcessId
 from ..process_spec import ExecSettings
 from ..run import RunError, RunResult, new_name
@@ -167,7 +168,9 @@ class Runtime(Operations):
         """Make its monitor open the log anew after it was moved away."""
         await attaching.send_control(container.bundle_path, b"2 0 0\n")
 
-    def logs(self, container: Container, *, follow: bool = False, **options: Any) -> LogReader:
+    def logs(
+        self, container: Container, *, follow: bool = False, **options: Unpack[LogOptions]
+    ) -> LogReader:
         """The lines of its log, for `async for`; options as of Runtime.logs."""
         return LogReader(
             container.log_path, **self.blocking.log_options(container, follow), **options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,10 +130,14 @@ class NewContainer:
     command: tuple[str, ...]
 
     def chosen_name(self) -> str:
-        name = self.name or f"c-{uuid.uuid4().hex[:12]}"
-        if "/" in name or name in (".", "..") or not name.isprintable():
-            raise click.UsageError(f"--name {name!r}: that is not a name")
-        return name
+        if self.name is None:
+            return f"c-{uuid.uuid4().hex[:12]}"
+        good = self.name.isprintable() and re.fullmatch(r"(?!-)[^/\s]+", self.name)
+        if not good or self.name in (".", ".."):
+            raise click.UsageError(
+                f"--name {self.name!r}: give one word without / that does not begin with -"
+            )
+        return self.name
 
     def make_bundle(self, place: Place, name: str) -> Bundle:
         """Write the bundle (for --rootfs), or look at the user's own."""

@@ -111,4 +111,4 @@ def parse_mount(text: str) -> Mount:
 def parse_volume(text: str) -> str:
     """SOURCE:DESTINATION[:ro|rw]; the source may be relative to the working directory."""
     source, colon, rest = text.partition(":")
-    return os.path.abspath(source) + colon + rest if source else text
+    return os.path.abspath(source) + colon + rest if source and colon else text
