@@ -121,6 +121,22 @@ def test_what_cannot_be_started(native: aio.Runtime, make: Make, run: Run, termi
     run(fail())
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_output_has_a_time_limit(native: aio.Runtime, make: Make, run: Run, terminal: bool) -> None:
+    async def late() -> None:
+        async with sleeping(native, make) as container:
+            command = sh("echo here; sleep 600")
+            async with await native.exec(container, command, terminal=terminal) as process:
+                got = b""
+                with pytest.raises(WaitTimeout):
+                    async for piece in process.output(timeout=1):
+                        got += piece.data
+                assert got.strip() == b"here"
+                assert process.returncode is None
+
+    run(late())
+
+
 def test_a_terminal(native: aio.Runtime, make: Make, run: Run) -> None:
     async def talk() -> None:
         async with sleeping(native, make) as container:

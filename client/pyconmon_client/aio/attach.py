@@ -48,6 +48,7 @@ class Attachment(Waits):
         self._connection = connection
 
     def fileno(self) -> int:
+        """The socket's descriptor."""
         return self._connection.fileno()
 
     @property

@@ -29,7 +29,7 @@ from ..wire import SyncReader
 from .attach import Attachment, attach, send_control
 from .ending import close_session, end_session
 from .gate import Gate
-from .watch import readable, see_through
+from .watch import deadline_in, readable, seconds_left, see_through
 
 _LIMIT = 1 << 16
 _ATTACH_SECONDS = 60.0
@@ -220,10 +220,14 @@ class ExecProcess:
             )
         return self._ending.result()
 
-    async def output(self) -> AsyncIterator[Output]:
-        """Output pieces as they come (stream "stdout" or "stderr"), to the command's end."""
+    async def output(self, timeout: float | None = None) -> AsyncIterator[Output]:
+        """Output pieces as they come (stream "stdout" or "stderr"), to the command's end.
+
+        WaitTimeout after `timeout` seconds in all.
+        """
+        deadline = deadline_in(timeout)
         if self.attachment is not None:
-            async for piece in self.attachment:
+            while (piece := await self.attachment.recv(seconds_left(deadline))) is not None:
                 yield piece
             return
         queue: asyncio.Queue[Output | None] = asyncio.Queue(1)
@@ -239,7 +243,10 @@ class ExecProcess:
         try:
             left = len(pumps)
             while left:
-                got = await queue.get()
+                try:
+                    got = await asyncio.wait_for(queue.get(), seconds_left(deadline))
+                except TimeoutError:
+                    raise self._late() from None
                 if got is None:
                     left -= 1
                 else:
@@ -264,7 +271,7 @@ class ExecProcess:
                     kept[piece.stream].add(piece.data)
                 code = await self.wait()
         except TimeoutError:
-            raise WaitTimeout(f"could not see {self._words} end in time: it goes on") from None
+            raise self._late() from None
         finally:
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
@@ -333,6 +340,9 @@ class ExecProcess:
                 self.attachment.close()
             # Transports close their pipes in the loop's next round.
             await asyncio.sleep(0)
+
+    def _late(self) -> WaitTimeout:
+        return WaitTimeout(f"could not see {self._words} end in time: it goes on")
 
     @property
     def _words(self) -> str:

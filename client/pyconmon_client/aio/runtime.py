@@ -156,9 +156,9 @@ class Runtime(Operations):
 
     # ---- streams, logs, numbers
 
-    async def attach(self, container: Container) -> attaching.Attachment:
+    async def attach(self, container: Container, timeout: float = 0.5) -> attaching.Attachment:
         """Connect to its streams; it must have been created with output "log" or "none"."""
-        return await attaching.attach(container.bundle_path)
+        return await attaching.attach(container.bundle_path, timeout=timeout)
 
     async def resize(self, container: Container, rows: int, columns: int) -> None:
         """Give the container's terminal a new size."""
