@@ -121,17 +121,41 @@ def test_what_cannot_be_started(native: aio.Runtime, make: Make, run: Run, termi
     run(fail())
 
 
+def test_leaving_the_output_and_coming_back(native: aio.Runtime, make: Make, run: Run) -> None:
+    """Nothing of it is lost, and nothing keeps reading behind the caller's back."""
+    lines = range(500)
+
+    async def come_and_go() -> None:
+        async with sleeping(native, make) as container:
+            script = "i=0; while [ $i -lt 500 ]; do echo $i; echo $i >&2; i=$((i+1)); done"
+            async with await native.exec(container, sh(script)) as process:
+                got = {"stdout": b"", "stderr": b""}
+                before = None
+                while got != before:
+                    before = dict(got)
+                    async for piece in process.output():
+                        got[piece.stream] += piece.data
+                        break
+                expected = b"".join(b"%d\n" % number for number in lines)
+                assert got == {"stdout": expected, "stderr": expected}
+                assert process.stdout is not None
+                assert await process.stdout.read() == b""
+
+    run(come_and_go())
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_output_has_a_time_limit(native: aio.Runtime, make: Make, run: Run, terminal: bool) -> None:
     async def late() -> None:
         async with sleeping(native, make) as container:
             command = sh("echo here; sleep 600")
             async with await native.exec(container, command, terminal=terminal) as process:
-                got = b""
+                async for piece in process.output(timeout=60):
+                    assert piece.data.strip() == b"here"
+                    break
                 with pytest.raises(WaitTimeout):
-                    async for piece in process.output(timeout=1):
-                        got += piece.data
-                assert got.strip() == b"here"
+                    async for piece in process.output(timeout=0.05):
+                        raise AssertionError(piece)
                 assert process.returncode is None
 
     run(late())

@@ -92,6 +92,30 @@ def test_what_another_task_waits_for(
     run(closed())
 
 
+def test_two_tasks_that_wait_for_the_same(
+    native: aio.Runtime, talking: Container, run: Run
+) -> None:
+    """One would never be woken; one that reads and one that writes are fine."""
+
+    async def both() -> None:
+        async with await native.attach(talking) as attachment:
+            reader = asyncio.create_task(attachment.recv())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="another task waits already"):
+                await attachment.recv()
+            writer = asyncio.create_task(attachment.send(b"x" * (1 << 22)))
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            assert not reader.done()
+            writer.cancel()
+            await asyncio.wait([writer])
+            attachment.close()
+            assert await reader is None
+
+    run(both())
+
+
 def test_a_command_tells_its_end_after_the_block(runtime: Runtime, talking: Container) -> None:
     with runtime.exec(talking, sh("exit 3")) as process:
         assert process.stdout is not None

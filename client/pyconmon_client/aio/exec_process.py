@@ -114,6 +114,7 @@ class ExecProcess:
     def __init__(self, session: _Session) -> None:
         self._session = session
         self._readers: list[_Reader] = []
+        self._reads: dict[str, asyncio.Task[bytes]] = {}
         self._ending: asyncio.Task[int] | None = None
         self._closed = False
         self.stdin: asyncio.StreamWriter | None = None
@@ -230,31 +231,37 @@ class ExecProcess:
             while (piece := await self.attachment.recv(seconds_left(deadline))) is not None:
                 yield piece
             return
-        queue: asyncio.Queue[Output | None] = asyncio.Queue(1)
-
-        async def pump(name: str, stream: asyncio.StreamReader) -> None:
-            while data := await stream.read(_LIMIT):
-                await queue.put(Output(name, data))
-            await queue.put(None)
-
         assert self.stdout is not None and self.stderr is not None
-        streams = (("stdout", self.stdout), ("stderr", self.stderr))
-        pumps = [asyncio.create_task(pump(*each)) for each in streams]
+        streams = {"stdout": self.stdout, "stderr": self.stderr}
         try:
-            left = len(pumps)
-            while left:
-                try:
-                    got = await asyncio.wait_for(queue.get(), seconds_left(deadline))
-                except TimeoutError:
-                    raise self._late() from None
-                if got is None:
-                    left -= 1
-                else:
-                    yield got
+            while streams:
+                for name in streams.keys() - self._reads.keys():
+                    self._reads[name] = asyncio.create_task(streams[name].read(_LIMIT))
+                reads = [self._reads[name] for name in streams]
+                done, _ = await asyncio.wait(
+                    reads, timeout=seconds_left(deadline), return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    raise self._late()
+                for name in [name for name in streams if self._reads[name] in done]:
+                    # What is not taken now, because the caller leaves, is the next one's.
+                    task = self._reads.pop(name)
+                    if task.cancelled():
+                        continue
+                    if data := task.result():
+                        yield Output(name, data)
+                    else:
+                        del streams[name]
         finally:
-            for task in pumps:
-                task.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
+            await self._stop_reading()
+
+    async def _stop_reading(self) -> None:
+        """What has been read stays; a read that is stopped takes nothing with it."""
+        waiting = [task for task in self._reads.values() if not task.done()]
+        for task in waiting:
+            task.cancel()
+        if waiting:
+            await asyncio.wait(waiting)
 
     async def communicate(
         self, data: bytes = b"", timeout: float | None = None, max_output: int = MAX_OUTPUT
@@ -331,6 +338,7 @@ class ExecProcess:
                 await asyncio.wait([task])
             if task is not None and not task.cancelled():
                 task.exception()  # nobody has to have asked
+            await self._stop_reading()
             self._session.close_own()
             for reader in self._readers:
                 reader.close()

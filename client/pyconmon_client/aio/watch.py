@@ -49,6 +49,10 @@ class Watch(Closing):
         if events & select.POLLOUT:
             self._loop.remove_writer(fd)
 
+    def has(self, fd: int, events: int) -> bool:
+        """Whether it watches a descriptor for one of these events."""
+        return bool(self._events.get(fd, 0) & events)
+
     async def poll(self, seconds: float | None = None) -> list[tuple[int, int]]:
         """Descriptors with their events, as poll() has it; none after so many seconds, or closed."""
         # Other tasks get their turn, however much there is to read here.
@@ -91,6 +95,10 @@ class Waits(AsyncClosing):
         self, fds: Iterable[int], seconds: float | None, events: int = select.POLLIN
     ) -> list[int]:
         """Which of them are; none after so many seconds, or once it is closed."""
+        fds = list(fds)
+        if any(watch.has(fd, events) for watch in self._watches for fd in fds):
+            # The loop would forget the other one, which would wait for ever.
+            raise RuntimeError(f"another task waits already for this {type(self).__name__}")
         with Watch() as watch:
             self._watches.add(watch)
             try:
