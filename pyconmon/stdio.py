@@ -87,6 +87,8 @@ class Pump:
         self._enlarged = terminal
         self._timer: Timer | None = None
         self._paused = False  # the loop does not look at it: the timer is what reads next
+        self.resting = False  # paused, and by its own pace: it may be read before its time
+        self.siblings: list[Pump] = []  # the container's streams, this one too: their order is kept
         self._pace = Pace(ORDINARY_PIPE)
 
     def start(self) -> None:
@@ -95,6 +97,10 @@ class Pump:
         self._loop.watch(self.fd, READABLE, self._ready)
 
     def _ready(self, revents: int) -> None:
+        self.resting = False
+        for pump in self.siblings:
+            if pump.resting:  # what it has was written before what we are to read
+                pump._ready(0)
         view = self.reader.read(self.fd, self.stream)
         if view is None:
             self._pause(0.0)
@@ -110,7 +116,18 @@ class Pump:
             pause = self._pace.after(size, monotonic(), self.attached())
             if not self._enlarged and (self._pace.quick or size >= ORDINARY_PIPE):
                 self._enlarge()
+            if any(pump.resting for pump in self.siblings):
+                pause = (
+                    0.0  # with two at rest, nobody could tell which of them was written to first
+                )
+            self.resting = pause > 0.0 and self.fd >= 0
         self._pause(pause)
+
+    def hurry(self) -> None:
+        """Somebody waits for what comes next."""
+        if self.resting:
+            self.resting = False
+            self._pause(0.0)
 
     def _pause(self, seconds: float) -> None:
         """Read again so many seconds from now; 0.0: as soon as there is something."""
@@ -183,6 +200,7 @@ class Pump:
 
     def close(self) -> None:
         self._forget_timer()
+        self.resting = False
         fd, self.fd = self.fd, -1
         if fd >= 0:
             self._loop.forget(fd)
@@ -203,6 +221,7 @@ class Stdin:
         self._awaited = awaited
         self._closes = False
         self._waiting: list[Callable[[], None]] = []
+        self.on_input: Callable[[], None] = lambda: None
 
     def open(self, fd: int, *, closes_with_client: bool) -> None:
         """Take over the descriptor of the pipe or terminal."""
@@ -217,7 +236,9 @@ class Stdin:
         if self.fd < 0:
             return 0 if self._awaited else len(data)
         try:
-            return os.write(self.fd, data)
+            size = os.write(self.fd, data)
+            self.on_input()
+            return size
         except BlockingIOError:
             return 0
         except OSError:  # EPIPE: the container has closed it. EIO: its terminal is gone

@@ -36,6 +36,7 @@ class Streams:
         self.passthrough = options.dialect == "classic" or logs.passthrough
         self.inodes: dict[int, int] = {}  # of the pipes, by stream
         self.stdin = Stdin(loop, awaited=options.terminal)
+        self.stdin.on_input = self._hurry
         self.terminal_ready = not options.terminal
         self.pumps: list[Pump] = []
         self._options = options
@@ -85,6 +86,7 @@ class Streams:
             terminal=terminal,
         )
         pump.attached = self._has_clients
+        pump.siblings = self.pumps
         self.pumps.append(pump)
         return pump
 
@@ -139,6 +141,11 @@ class Streams:
         self._broadcast = broadcast
         self._attached = attached
         self._admit = admit
+
+    def _hurry(self) -> None:
+        """A client has said something, and may wait for the answer."""
+        for pump in self.pumps:
+            pump.hurry()
 
     def _has_clients(self) -> bool:
         return self._attached()

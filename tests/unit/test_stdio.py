@@ -149,6 +149,62 @@ def test_a_pause_does_not_outlive_the_pump(pipe: Pipe) -> None:
     assert pipe.pump.fd == -1
 
 
+@pytest.fixture
+def resting(pipe: Pipe) -> Pipe:
+    """A stream that has trickled, so that it is read a little later than it could be."""
+    pipe.pump.siblings = [pipe.pump]
+    pipe.pump.start()
+    while not pipe.pump.resting:
+        pipe.write(b".")
+        pipe.loop.turn()
+    return pipe
+
+
+def test_a_stream_at_rest_is_read_before_another_one_speaks(resting: Pipe) -> None:
+    """Who reads the log sees standard output and error in the order in which they were written."""
+    order: list[bytes] = []
+
+    def sink(view: memoryview) -> float:
+        order.append(bytes(view))
+        return 0.0
+
+    fd, write_end = os.pipe()
+    other = Pump(resting.loop, fd, 2, Reader(), sink)
+    resting.sink.then = lambda: order.append(b"first")
+    resting.pump.siblings.append(other)
+    other.siblings = resting.pump.siblings
+    other.start()
+    resting.write(b"first")
+    os.write(write_end, b"second")
+    resting.until(lambda: len(order) == 2)
+    other.close()
+    os.close(write_end)
+    assert order == [b"first", b"second"]
+
+
+def test_one_stream_rests_at_a_time(resting: Pipe) -> None:
+    fd, write_end = os.pipe()
+    other = Pump(resting.loop, fd, 2, Reader(), Sink())
+    resting.pump.siblings.append(other)
+    other.siblings = resting.pump.siblings
+    other.start()
+    for _ in range(100):
+        resting.write(b".")
+        os.write(write_end, b".")
+        resting.loop.turn()
+        assert not (resting.pump.resting and other.resting)
+    other.close()
+    os.close(write_end)
+
+
+def test_a_stream_at_rest_is_read_when_somebody_waits(resting: Pipe) -> None:
+    before = len(resting.sink.data)
+    resting.write(b"answer")
+    resting.pump.hurry()
+    resting.loop.turn(0.0)
+    assert resting.sink.data[before:] == b"answer"
+
+
 def test_the_sink_may_close_it(pipe: Pipe) -> None:
     pipe.sink.then = pipe.pump.close
     pipe.pump.start()
@@ -289,6 +345,18 @@ def test_input_arrives(loop: Loop) -> None:
     os.close(read_end)
     assert stdin.write(memoryview(b"late")) == 4
     stdin.close()
+
+
+def test_input_is_told(loop: Loop) -> None:
+    read_end, write_end = os.pipe()
+    told: list[bool] = []
+    stdin = Stdin(loop)
+    stdin.on_input = lambda: told.append(True)
+    stdin.open(write_end, closes_with_client=True)
+    assert stdin.write(memoryview(b"hello")) == 5
+    assert told == [True]
+    stdin.close()
+    os.close(read_end)
 
 
 def test_the_end_of_a_client_is_not_always_the_end(loop: Loop) -> None:
