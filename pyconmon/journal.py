@@ -5,7 +5,8 @@ lose them. Here the read goes straight into a mapped file, after a note of how m
 the kernel keeps both when we die, and who comes after can tell what had happened:
 
 * the size is known beforehand (FIONREAD; nobody else reads the pipe, so the read gives exactly that);
-* the last 16 bytes of the place are filled with a random mark first: still there means not read;
+* the last 16 bytes of the place are filled with a random mark first: still there means not read (a read
+  is not cut short, since the pages are there);
 * fewer than 16 bytes could equal the mark by chance, so they are spliced to the end of the file instead,
   whose size then tells.
 
@@ -55,6 +56,9 @@ HELD_SIZE = 8 + LONGEST_HELD
 HEADER = 40960
 CAPACITY = 64 * 1024  # what an ordinary pipe can hold
 MOST_CAPACITY = 256 * 1024  # once the container has proved to be quick
+MAP_LOCKED = 0x2000  # mmap(2); the module does not have it
+PAGE = 4096  # the smallest that any machine has
+TOUCH = bytes(MOST_CAPACITY // PAGE)
 
 
 class Journal:
@@ -66,6 +70,7 @@ class Journal:
 
     def __init__(self, path: str, *, create: bool) -> None:
         self.path = path
+        self._resident = False  # in memory, once the container has shown that it writes much
         self.fd = _locked(path, create)
         try:
             if create:
@@ -95,7 +100,10 @@ class Journal:
         base = HEADER + self._capacity
         if allocate:
             os.posix_fallocate(self.fd, 0, base)
-        self._map = mmap.mmap(self.fd, base)
+        try:
+            self._map = mmap.mmap(self.fd, base, mmap.MAP_SHARED | MAP_LOCKED * self._resident)
+        except OSError:  # more than we may lock: then the kernel may take away what we have touched
+            self._map = mmap.mmap(self.fd, base)
         self._view = memoryview(self._map)
         self._numbers = self._view[:HEADER].cast("Q")
         self._base = base
@@ -126,6 +134,8 @@ class Journal:
         if size < MARK_SIZE:
             return self._splice(fd, max(size, 1))
         end = HEADER + size
+        if size > PAGE:
+            self._hold_pages(end)
         self._map[end - MARK_SIZE : end] = self._map[AT_MARK : AT_MARK + MARK_SIZE]
         self._put(AT_SIZE, size)
         self._set_state(READING)
@@ -135,6 +145,17 @@ class Journal:
         except BlockingIOError:
             self._set_state(IDLE)
             return None
+
+    def _hold_pages(self, end: int) -> None:
+        """Have all pages up to `end` in memory for the read that comes.
+
+        At one that is not, a kill (above all for want of memory) cuts the read short: bytes of the pages
+        before it are gone from the pipe then, and the mark still stands. The first page does no harm.
+        """
+        if not self._resident:
+            self._resident = True
+            self._map_file(allocate=False)
+        self._view[HEADER:end:PAGE] = TOUCH[: (end - HEADER + PAGE - 1) // PAGE]
 
     def _splice(self, fd: int, size: int) -> memoryview | None:
         try:
