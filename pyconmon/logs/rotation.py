@@ -9,7 +9,7 @@ again, which is how the kubelet rotates.
 The path given to us may be a symlink, names that we make up are never followed: they are created
 with O_EXCL after removing what a crash has left there. A log reached through a symlink is emptied
 in place and never rotated: a rename would put the file where the link is. A link that somebody puts
-there later is not followed but replaced: it could lead anywhere.
+there later is not followed but replaced: it could lead anywhere. So is a fifo in the place of a file.
 
 All functions take and return descriptors without closing any, and raise OSError. `announce` is called with
 the descriptor of a fresh file before that gets the log's name: should we be killed in between, the next
@@ -66,8 +66,8 @@ def replace(path: str, fd: int, announce: Announce, linked: Link | None = None) 
     if link is not None and link == linked:
         # What it points to is emptied, or created if it has been moved away.
         return os.open(path, FLAGS | os.O_CREAT | os.O_TRUNC, MODE)
-    if link is None and not is_regular(present):
-        return open_log(path)
+    if link is None and not is_regular(present) and not is_regular(os.fstat(fd)):
+        return open_log(path, os.O_CREAT | os.O_NOFOLLOW)
     try:
         return put_fresh(path, announce)
     except OSError:

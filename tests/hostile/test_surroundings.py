@@ -133,6 +133,9 @@ def test_the_log_is_replaced_by_something_else(drive: Make, tmp_path: Path, plan
     assert container.wait_exit() == 4
     container.wait_monitor()
     assert victim.read_text() == "precious"
+    if planted != "directory":
+        assert container.log.is_file() and not container.log.is_symlink()
+        assert b"F 3000\n" in container.log.read_bytes()
 
 
 def test_the_bundle_is_removed_under_us(drive: Make, tmp_path: Path) -> None:
