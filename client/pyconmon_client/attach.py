@@ -255,33 +255,43 @@ class Attachment(Closing):
         What is over the limit is read and dropped, so that the container goes on. A container that
         ends without reading its input is no error. Raises WaitTimeout after `timeout` seconds.
         """
-        deadline = Deadline(timeout)
         collected = {"stdout": bytearray(), "stderr": bytearray()}
         truncated = False
+        problem = f"{self.bundle} goes on after {timeout} s"
+        for output in self.exchange(data, Deadline(timeout), problem, end_input=True):
+            kept = collected[output.stream]
+            room = len(output.data) if limit is None else limit - len(kept)
+            truncated |= room < len(output.data)
+            kept += output.data[: max(0, room)]
+        return Streams(bytes(collected["stdout"]), bytes(collected["stderr"]), truncated)
+
+    def exchange(
+        self, data: bytes, deadline: Deadline, problem: str, *, end_input: bool
+    ) -> Iterator[Output]:
+        """Output as it comes, to its end, while `data` is sent as there is room for it.
+
+        WaitTimeout with that text at the deadline.
+        """
         waiting = list(packets(data))[::-1]
-        if not waiting:
+        if end_input and not waiting:
             self.close_stdin()
         while not self.ended:
             events = select.POLLIN | (select.POLLOUT if waiting else 0)
-            ready = self._wait(events, deadline, f"{self.bundle} goes on after {timeout} s")
+            ready = self._wait(events, deadline, problem)
             if waiting and ready & select.POLLOUT:
                 try:
                     if self.send_now(waiting[-1]):
                         waiting.pop()
                 except NotRunningError:
                     waiting.clear()
-                if not waiting:
+                if end_input and not waiting:
                     self.close_stdin()
             try:
                 output = self.recv_now() if ready & ~select.POLLOUT else None
             except BlockingIOError:
                 continue
             if output is not None:
-                kept = collected[output.stream]
-                room = len(output.data) if limit is None else limit - len(kept)
-                truncated |= room < len(output.data)
-                kept += output.data[: max(0, room)]
-        return Streams(bytes(collected["stdout"]), bytes(collected["stderr"]), truncated)
+                yield output
 
     def resize(self, rows: int, columns: int) -> None:
         """Gives the terminal a new size; see `control.resize`."""

@@ -123,11 +123,9 @@ class ExecProcess(Closing):
         return ExecResult(bytes(out.data), bytes(err.data), code, out.truncated or err.truncated)
 
     def _pieces(self, data: bytes, deadline: Deadline, *, feed: bool) -> Iterator[Output]:
+        late = f"could not see {self._words} end in time: it goes on"
         if self.attachment is not None:
-            if data:
-                self.attachment.send(data, deadline.left())
-            while (piece := self.attachment.recv(deadline.left())) is not None:
-                yield piece
+            yield from self.attachment.exchange(data, deadline, late, end_input=False)
             return
         assert self.stdout is not None and self.stderr is not None
         sync, session = self._session.sync, self._session
@@ -143,7 +141,7 @@ class ExecProcess(Closing):
         while not sync.eof:
             ready = poller.poll(deadline.milliseconds())
             if not ready and deadline.passed():
-                raise WaitTimeout(f"could not see {self._words} end in time: it goes on")
+                raise WaitTimeout(late)
             for fd, _ in ready:
                 if fd == sync.fd:
                     session.advance()

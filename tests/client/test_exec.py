@@ -314,6 +314,22 @@ def test_terminal(runtime: Runtime, running: Container) -> None:
         assert p.wait(60) == 0
 
 
+def test_terminal_with_more_input_than_is_read(
+    runc: Path, pyconmon: Path, running: Container
+) -> None:
+    """What nobody reads is no error. (C conmon itself blocks when a terminal takes no more.)"""
+    runtime = Runtime(runc, "", pyconmon)
+    with runtime.exec(running, sh("echo here"), terminal=True) as process:
+        result = process.communicate(b"x\n" * 500_000, timeout=60)
+    assert result.exit_code == 0
+    assert b"here" in result.stdout
+    with (
+        runtime.exec(running, sh("sleep 600"), terminal=True) as process,
+        pytest.raises(WaitTimeout, match="end in time"),
+    ):
+        process.communicate(b"x\n", timeout=0.1)
+
+
 def test_terminal_start_error(runtime: Runtime, running: Container) -> None:
     process = runtime.exec(running, ["/nope"], terminal=True)
     with process, pytest.raises(ExecStartError, match="no such file"):

@@ -201,7 +201,10 @@ def test_a_monitor_that_is_lost_under_a_command(
         for name in filter(str.isdigit, os.listdir("/proc")):
             with suppress(OSError):
                 words = Path(f"/proc/{name}/cmdline").read_bytes()
-                if words == b"sleep\x00601\x00" and os.readlink(f"/proc/{name}/ns/pid") == namespace:
+                if (
+                    words == b"sleep\x00601\x00"
+                    and os.readlink(f"/proc/{name}/ns/pid") == namespace
+                ):
                     return int(name)
         return 0
 

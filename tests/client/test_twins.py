@@ -19,7 +19,7 @@ NOT_IN_AIO = {
         "create_request", "exec_request", "log_options", "modern_argv", "note_created",
     },
     "ExecProcess": {"fileno", "poll"},
-    "Attachment": {"closed", "recv_now", "send_now"},
+    "Attachment": {"closed", "exchange", "recv_now", "send_now"},
     "LogReader": {"has_news", "steps", "waited_for"},
     "ExitEvents": {"fileno", "take"},
 }  # fmt: skip
