@@ -193,25 +193,23 @@ def test_a_monitor_that_is_lost_under_a_command(
     runtime: Runtime, running: Container, live: bool
 ) -> None:
     """The command ran, so it is no ExecStartError; nothing of it stays, and nobody makes up a code."""
-    assert running.init is not None
-    namespace = os.readlink(f"/proc/{running.init.pid}/ns/pid")
     killed: list[int] = []
 
-    def command() -> int:
+    def pair() -> tuple[int, int] | None:
+        """The command and its monitor, which is our child: before that its parent is the runtime."""
         for name in filter(str.isdigit, os.listdir("/proc")):
             with suppress(OSError):
-                words = Path(f"/proc/{name}/cmdline").read_bytes()
-                if (
-                    words == b"sleep\x00601\x00"
-                    and os.readlink(f"/proc/{name}/ns/pid") == namespace
-                ):
-                    return int(name)
-        return 0
+                if Path(f"/proc/{name}/cmdline").read_bytes() == b"sleep\x00601\x00":
+                    parent = int((stat_fields(int(name)) or [b"", b"0"])[1])
+                    if (stat_fields(parent) or [b"", b"0"])[1] == b"%d" % os.getpid():
+                        return int(name), parent
+        return None
 
     def kill() -> None:
-        killed.append(wait_until(command, what="the command"))
-        # Its parent, which is ours, is its monitor.
-        os.kill(int(stat_fields(killed[0])[1]), signal.SIGKILL)
+        found = wait_until(pair, what="the command")
+        assert found is not None
+        killed.append(found[0])
+        os.kill(found[1], signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
