@@ -61,7 +61,6 @@ async def _follow(
 ) -> Exit:
     """Copy output until the container has ended; kill it at a limit."""
     deadline = deadline_in(limits.timeout)
-    watched: list[int] = []
     killed = False
     with Watch() as watch:
         # It has the words of a poller that the streams use.
@@ -78,13 +77,15 @@ async def _follow(
                 raise PyconmonError(
                     f"could not end container {container.name}: it was killed {_KILL_SECONDS} s ago"
                 )
-            # What the exit watch wants to be polled for changes as processes go.
-            for fd in watched:
-                watch.unregister(fd)
+            # What the exit watch wants to be polled for changes as processes go; it closes what it
+            # has done with, which the loop must have forgotten by then.
             watched = exit_watch.descriptors()
             for fd in watched:
                 watch.register(fd)
-            for fd, _ in await watch.poll(seconds_left(deadline)):
+            ready = await watch.poll(seconds_left(deadline))
+            for fd in watched:
+                watch.unregister(fd)
+            for fd, _ in ready:
                 if fd not in watched:
                     streams.serve(fd, poller)
         return ended
