@@ -1,8 +1,8 @@
 """The errors of the client: one base class, and a subclass for everything a caller can act on.
 
 Every message says what could not be done, to what, and why; the attributes carry the same facts
-for programs. Out of scope: errors of arguments (TypeError, ValueError) and of files that the caller
-named (OSError), which keep their ordinary types.
+for programs. The system's refusals (a full disk, no descriptors left) are among them. Out of scope:
+what a type checker would have refused, which may be a TypeError.
 """
 
 from __future__ import annotations
