@@ -19,6 +19,6 @@ CASES: dict[str, tuple[Case, str]] = {
     "trickle": (latency.trickle, "CPU for single bytes that come one by one"),
     "latency": (latency.line_latency, "from a line's write to its record in the log"),
     "attach": (attach.relay, "monitor CPU for output to 1 and 5 attached clients"),
-    "crowd": (crowd.crowd, "memory and wake-ups of 100 idle containers, CPU of 50 busy ones"),
+    "crowd": (crowd.crowd, "memory of 1 to 500 containers, CPU of 100 idle and 50 busy ones"),
     "podman": (podman.run_true, "`podman run --rm` of `true`"),
 }

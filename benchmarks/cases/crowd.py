@@ -2,13 +2,14 @@
 
 The containers of all monitors live side by side. They do nothing but sleep, so that the monitors
 are all there is to see; the lines of the busy ones come from the harness, straight into their
-pipes.
+pipes. Once that has been measured there are made as many more as a large machine has.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks import kernel
 from benchmarks.bench import Bench
@@ -19,30 +20,42 @@ MEGABYTE = 1_000_000
 
 def crowd(bench: Bench) -> None:
     number = bench.pick(100, 6, 1)
+    most = bench.pick(500, 10, 2)
     seconds = bench.pick(60, 5, 1)
     crowds: dict[str, list[Container]] = {name: [] for name in bench.monitors}
     try:
         for count in range(1, number + 1):
             bench.say(f"crowd: {count} of {number}")
-            for name, path in bench.monitors.items():
-                crowds[name].append(_sleeper(bench, path))
+            for container in _newcomers(bench, crowds, 1):
+                _begin(container)
             if count in (1, 10, 100):
                 _growth(bench, crowds, count)
         bench.say(f"crowd: idle for {seconds} s")
         _idle(bench, crowds, seconds)
         _busy(bench, crowds)
+        bench.say(f"crowd: growing to {most}")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_begin, _newcomers(bench, crowds, most - number)))
+        _growth(bench, crowds, most)
     finally:
         bench.say("crowd: clearing away")
-        for containers in crowds.values():
-            for container in containers:
-                container.remove()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(Container.remove, [c for cs in crowds.values() for c in cs]))
 
 
-def _sleeper(bench: Bench, path: str) -> Container:
-    container = Container(bench.space, path, bench.space.bundle(["/bin/sleep", "9999"]))
+def _newcomers(bench: Bench, crowds: dict[str, list[Container]], count: int) -> list[Container]:
+    """So many more containers of each monitor, the monitors in turn; they are still to be made."""
+    found = []
+    for _ in range(count):
+        for name, path in bench.monitors.items():
+            found.append(Container(bench.space, path, bench.space.bundle(["/bin/sleep", "9999"])))
+            crowds[name].append(found[-1])
+    return found
+
+
+def _begin(container: Container) -> None:
     container.create()
     container.start()
-    return container
 
 
 def _growth(bench: Bench, crowds: dict[str, list[Container]], count: int) -> None:

@@ -35,7 +35,8 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_tiny_run_reports_both_monitors(harness: list[str], tmp_path: Path) -> None:
-    only = [f"--only={name}" for name in ("version", "create", "exec", "none", "trickle", "attach")]
+    names = ("version", "create", "exec", "none", "trickle", "attach", "crowd")
+    only = [f"--only={name}" for name in names]
     done = run([*harness, *only, "--output", str(tmp_path)])
     assert done.returncode == 0, done.stdout + done.stderr
     header = done.stdout.splitlines()[0].split()
@@ -56,6 +57,7 @@ def test_a_tiny_run_reports_both_monitors(harness: list[str], tmp_path: Path) ->
         ("relay none, 100-byte lines", "monitor CPU"),
         ("trickle of 1-byte writes", "monitor CPU a write"),
         ("attach, 5 clients", "monitor CPU"),
+        ("growth, 2 containers", "PSS a container"),
     ):
         measured = found[key]["monitors"]
         assert {"conmon", "pyconmon"} <= set(measured), key
