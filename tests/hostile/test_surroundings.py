@@ -7,6 +7,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,65 @@ def test_the_log_directory_goes_away(drive: Make, tmp_path: Path, rotate: list[s
     assert not logs.exists()
 
 
+@contextmanager
+def read_only(directory: Path) -> Iterator[None]:
+    """The folder takes no more names; files that are open already can be written on."""
+    need_root()
+    subprocess.run(["mount", "--bind", directory, directory], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", directory], check=True)
+        with pytest.raises(OSError, match="Read-only"):
+            (directory / "new").touch()
+        yield
+    finally:
+        subprocess.run(["umount", "-l", directory], check=True)
+
+
+LIMIT = ["--log-size-max", "20000"]
+
+
+@pytest.mark.parametrize(
+    "options", [[], LIMIT, [*LIMIT, "--log-rotate"]], ids=["plain", "limited", "rotating"]
+)
+def test_the_log_directory_becomes_read_only(
+    drive: Make, tmp_path: Path, options: list[str]
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    script = "while [ ! -e /box/go ]; do sleep 0.05; done; seq 1 20000; exit 4"
+    container = drive(
+        ["sh", "-c", script],
+        edit=box(tmp_path / "box"),
+        log=[f"k8s-file:{logs}/ctr.log"],
+        options=options,
+    ).run()
+    with read_only(logs):
+        if options:
+            container.ctl("2 0 0")
+        (tmp_path / "box/go").touch()
+        assert container.wait_exit() == 4
+        container.wait_monitor()
+    container.log = logs / "ctr.log"
+    logged = container.logged()
+    assert logged.endswith(b"\n19999\n20000\n"), "the file that was open goes on"
+    if not options:
+        assert logged == b"".join(b"%d\n" % n for n in range(1, 20001))
+    assert os.listdir(logs) == ["ctr.log"]
+
+
+def test_a_log_directory_that_was_always_read_only(drive: Make, tmp_path: Path) -> None:
+    """Told while the caller still listens; there is no container then."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    container = drive(["true"], log=[f"k8s-file:{logs}/ctr.log"])
+    with read_only(logs):
+        container.launch()
+    assert container.process is not None and container.process.returncode == 1
+    assert container.sync.rest() == b""
+    assert f"{logs}/ctr.log: Read-only" in container.stderr
+    assert not container.pidfile.exists()
+
+
 @pytest.mark.parametrize("planted", ["link", "fifo", "directory"])
 def test_the_log_is_replaced_by_something_else(drive: Make, tmp_path: Path, planted: str) -> None:
     """Whoever can write there: our new log neither goes through it nor hangs on it."""
@@ -212,44 +272,63 @@ def test_few_descriptors_and_many_clients(drive: Make, tmp_path: Path) -> None:
     container.wait_monitor()
 
 
-def test_thousands_of_inherited_descriptors(drive: Make) -> None:
+def test_twenty_thousand_inherited_descriptors(drive: Make) -> None:
+    """Or as many as may be open at once, but for those that tests, monitor and runtime need."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need(hard == resource.RLIM_INFINITY or hard >= 15000, "a limit of 15000 descriptors")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (15000, hard))
+    limit = 20_500 if hard == resource.RLIM_INFINITY else min(hard, 20_500)
+    need(limit >= 15_000, "a limit of 15000 descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     taken: list[int] = []
     try:
         container = drive(["sh", "-c", "sleep 1000"])
         read_end, write_end = os.pipe()
-        taken = [os.dup(write_end) for _ in range(12000)]
+        spare = len(os.listdir("/proc/self/fd")) + 100
+        taken = [os.dup(write_end) for _ in range(min(20_000, limit - spare))]
         container.create(pass_fds=taken)
     finally:
         for fd in [*taken, write_end]:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(os.listdir(f"/proc/{container.monitor_pid}/fd")) > len(taken)
     os.set_blocking(read_end, False)
     with pytest.raises(BlockingIOError):
         os.read(read_end, 1)
     container.start()
     container.kill()
     assert container.wait_exit() == 137
-    assert os.read(read_end, 1) == b"", "all of them are closed by then"
+    wait_until(lambda: os.read(read_end, 1) == b"", what="the closing of all of them")
     os.close(read_end)
 
 
-def test_words_and_environment_near_the_limit(drive: Make) -> None:
-    """Whoever calls us with them may; they are kept for a successor as well."""
-    big = {f"BIG{number}": "v" * 120_000 for number in range(10)}
-    words = [word for _ in range(400) for word in ("--exit-command-arg", "x" * 300)]
+def test_words_and_environment_near_the_limit(drive: Make, tmp_path: Path) -> None:
+    """Whoever calls us with them may: runtime, successor and exit command get all of them."""
+    told = tmp_path / "told"
+    command = tmp_path / "command"
+    command.write_text(
+        '#!/bin/sh\nsum=0; for word in "$@"; do sum=$((sum + ${#word})); done\n'
+        f"echo $# $sum ${{#BIG0}} ${{#BIG11}} >{told}.new; mv {told}.new {told}\n"
+    )
+    command.chmod(0o755)
+    # What the kernel lets one word have is 128 KiB; all of them together, a fourth of the stack.
+    room = os.sysconf("SC_ARG_MAX")
+    need(room >= 2 << 20, "2 MiB of words and environment")
+    big = {f"BIG{number}": "v" * 131_000 for number in range(12)}
+    length = (2 << 20) - 40_000 - 12 * 131_020 - 131_000
+    words = ["x" * 300] * (length // 340) + ["y" * 131_000]
     container = drive(
         ["sh", "-c", "sleep 1000"],
-        options=["--exit-command", "/bin/true", *words, "--exit-command-arg", "y" * 100_000],
+        options=["--exit-command", command, *(f"--exit-command-arg={word}" for word in words)],
         environment=big,
         log=["k8s-file:/dev/null"],
     )
     wait_kept(container.run())
-    assert (container.directory / STATE).stat().st_size > 1_200_000
+    assert (container.directory / STATE).stat().st_size > 2_000_000
     kill_monitor(container)
     recovered(container)
     container.kill()
     assert container.wait_exit() == 137
+    total = sum(len(word) for word in words)
+    wait_until(
+        lambda: told.read_text() == f"{len(words)} {total} 131000 131000\n", what="the exit command"
+    )
     container.wait_monitor()
