@@ -9,6 +9,8 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyconmon import linux
 from tests.helpers.need import need
@@ -144,6 +146,41 @@ def test_a_broken_stat_says_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "5" / "stat").write_text(text)
     assert linux.zombie_status(5, str(tmp_path)) is None
     assert linux.start_time(5, str(tmp_path)) == 0
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(
+    st.binary(max_size=300)
+    | st.lists(
+        st.sampled_from([b"5", b"(sh)", b")", b"Z", b"-1", b"9" * 30, b"\n"]), max_size=60
+    ).map(b" ".join)
+)
+def test_a_stat_of_any_bytes(folder: Path, stat: bytes) -> None:
+    (folder / "5" / "stat").write_bytes(stat)
+    assert linux.start_time(5, str(folder)) >= 0
+    status = linux.zombie_status(5, str(folder))
+    assert status is None or b"Z" in stat
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(st.binary(max_size=15), st.integers(0, 2**63), st.integers(0, 0xFFFF))
+def test_a_stat_with_a_name_of_any_bytes(
+    folder: Path, name: bytes, start: int, status: int
+) -> None:
+    """The kernel puts the name as it is between brackets: it may look like the rest of the line."""
+    fields = [b"1"] * 50
+    fields[0], fields[19], fields[49] = b"Z", b"%d" % start, b"%d" % status
+    (folder / "5" / "stat").write_bytes(b"5 (" + name + b") " + b" ".join(fields) + b"\n")
+    assert linux.start_time(5, str(folder)) == start
+    assert linux.zombie_status(5, str(folder)) == status
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In the place of /proc, with room for process 5."""
+    made = tmp_path_factory.mktemp("proc")
+    (made / "5").mkdir()
+    return made
 
 
 def test_a_zero_that_may_be_none_is_not_believed() -> None:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyconmon.logs import limits, parse_log_path, record
 from tests.helpers.logs import in_child, logged, pieces, records
@@ -194,3 +196,26 @@ def test_log_path(spec: str, expected: object) -> None:
 def test_log_path_errors(spec: str, text: str) -> None:
     with pytest.raises(ValueError, match="^" + text + "$"):
         parse_log_path(spec)
+
+
+PARTS = st.sampled_from(["k8s-file", "journald", "none", "off", "null", "passthrough", ":", "/x"])
+
+
+@settings(derandomize=True, max_examples=500, deadline=None)
+@given(st.text(max_size=20) | st.lists(PARTS | st.text(max_size=3), max_size=6).map("".join))
+def test_log_path_of_any_text(spec: str) -> None:
+    """It names one of the drivers, a file only where there is one, or it is an error of one line."""
+    try:
+        found = parse_log_path(spec)
+    except ValueError as error:
+        assert str(error).startswith(("log-path must", "k8s-file requires", "No such log driver "))
+        return
+    if found is None:
+        assert spec.partition(":")[0] in ("none", "off", "null")
+        return
+    driver, path = found
+    assert driver in ("k8s-file", "journald", "passthrough")
+    if driver == "k8s-file":
+        assert path and path in spec
+    else:
+        assert path is None

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyconmon import processes
 from pyconmon.container import ContainerProcess
@@ -53,6 +55,29 @@ def test_children_and_descendants(family: subprocess.Popen[bytes]) -> None:
     assert {child, grandchild, session} < set(below)
     assert below.index(grandchild) > below.index(child)
     assert family.pid in processes.descendants_of(os.getpid())
+
+
+@pytest.fixture(scope="module")
+def proc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In the place of /proc: process 5 with two threads."""
+    made = tmp_path_factory.mktemp("proc")
+    for thread in ("5", "6"):
+        (made / "5/task" / thread).mkdir(parents=True)
+    return made
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(
+    st.binary(max_size=100)
+    | st.lists(st.integers(1, 2**22)).map(lambda pids: b" ".join(b"%d" % n for n in pids))
+)
+def test_children_of_any_bytes(proc: Path, text: bytes) -> None:
+    """A thread whose list makes no sense is passed over, and takes no other's children with it."""
+    (proc / "5/task/5/children").write_bytes(text)
+    (proc / "5/task/6/children").write_bytes(b"77 78 ")
+    found = processes.children_of(5, str(proc))
+    assert {77, 78} <= set(found)
+    assert all(isinstance(pid, int) for pid in found)
 
 
 def test_of_nobody() -> None:
