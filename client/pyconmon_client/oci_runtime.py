@@ -82,4 +82,9 @@ def state_in(text: str, name: str, path: str) -> dict[str, Any]:
         raise PyconmonError(f"{problem}: {error}") from error
     if not isinstance(loaded, dict):
         raise PyconmonError(f"{problem}: not a JSON object")
+    pid, annotations = loaded.get("pid") or 0, loaded.get("annotations") or {}
+    if type(pid) is not int or not 0 <= pid < 1 << 31:
+        raise PyconmonError(f"{problem}: {pid!r} is no process id")
+    if not isinstance(annotations, dict):
+        raise PyconmonError(f"{problem}: the annotations are {type(annotations).__name__}")
     return loaded

@@ -147,7 +147,12 @@ def _pair(process: ProcessId | None) -> list[int] | None:
 
 
 def _process(pair: Any) -> ProcessId | None:
-    return None if pair is None else ProcessId(int(pair[0]), int(pair[1]))
+    if pair is None:
+        return None
+    pid, start_time = pair
+    if not (type(pid) is type(start_time) is int and 0 < pid < 1 << 31):
+        raise ValueError(f"{pair!r} is no process")
+    return ProcessId(pid, start_time)
 
 
 def _time(text: str | None) -> datetime | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pyconmon_client import Container, ContainerStateError, Runtime
+from pyconmon_client import Container, ContainerStateError, PyconmonError, Runtime
 from tests.helpers.monitors import HELPERS
 
 RECORDING = HELPERS / "recording-conmon"
@@ -198,6 +198,16 @@ def test_runtime_commands(recorder: Recorder) -> None:
     assert recorder.runtime_calls() == [
         ["-v"], ["start", "n"], ["state", "n"], ["kill", "n", "TERM"], ["delete", "n"],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "[]", "{", '{"pid": "1"}', '{"pid": 1e999}', '{"pid": -1}', '{"annotations": 5}', "NaN"],
+)
+def test_a_runtime_that_says_nonsense(recorder: Recorder, said: str) -> None:
+    recorder.runtime_path.write_text(f"#!/bin/sh\ncat <<'END'\n{said}\nEND\n")
+    with pytest.raises(PyconmonError, match="could not read the state of container n"):
+        recorder.runtime.update_status(recorder.container())
 
 
 def test_the_socket_pair_is_a_stream(recorder: Recorder) -> None:
