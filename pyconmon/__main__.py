@@ -148,7 +148,7 @@ def _make(creation: Creation, logs: Logs, diag: Diag, words: list[str]) -> Monit
 
     options, process = creation.options, creation.process
     survival = None
-    if not options.exec and not options.no_recovery:
+    if not options.exec:
         from pyconmon.survival import Survival  # of no use to an exec: 1 ms
 
         directory = options.persist_dir or options.bundle or ""

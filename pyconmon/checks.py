@@ -78,6 +78,8 @@ def _check_recovery(options: Options) -> Options:
     """--recover and --recover-under take everything else from the state files they read."""
     if options.recover is not None and options.recover_under is not None:
         raise _plain("Cannot use --recover and --recover-under at the same time")
+    if options.sync and options.recover_under is not None:
+        raise _plain("Cannot use --sync and --recover-under at the same time")
     if not (options.recover or options.recover_under):
         raise _plain("The directory to recover from must not be empty")
     return options.replace(log_level=_level(options.log_level))

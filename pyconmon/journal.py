@@ -65,13 +65,16 @@ class Journal:
     """One container's journal; also the lock that keeps a second monitor away.
 
     Raises OSError if it cannot be made (no space, not permitted), BlockingIOError if another monitor
-    has it.
+    has it. `lock`: what `locked` gave (-1: nothing); it is taken over, also if this fails.
     """
 
-    def __init__(self, path: str, *, create: bool) -> None:
+    def __init__(self, path: str, *, create: bool, lock: int = -1) -> None:
         self.path = path
         self._resident = False  # in memory, once the container has shown that it writes much
-        self.fd = _locked(path, create)
+        if lock >= 0 and not _is_named(lock, path):
+            os.close(lock)
+            lock = -1
+        self.fd = lock if lock >= 0 else locked(path, create)
         try:
             if create:
                 os.ftruncate(self.fd, 0)
@@ -340,8 +343,8 @@ class Journal:
             pass
 
 
-def _locked(path: str, create: bool) -> int:
-    """Open and lock the file that has this name when the lock is ours."""
+def locked(path: str, create: bool) -> int:
+    """Open and lock the file that has this name when the lock is ours. Raises as Journal does."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
         # A leftover of an earlier container of this bundle is used again; one in use is locked.

@@ -105,6 +105,15 @@ def start_time(pid: int, proc: str = "/proc") -> int:
         return 0
 
 
+def boot_id() -> str:
+    """Name this run of the kernel: start times of processes count from its beginning; random(4)."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().strip().decode("ascii", "replace")
+    except OSError:
+        return ""
+
+
 def pidfd_open(pid: int) -> int:
     """Open a pidfd; -1 where the process is gone or the kernel has none."""
     try:

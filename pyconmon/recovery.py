@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 DEEPEST = 4  # folders below the one given to --recover-under
 TRIES = 3  # of finding a pipe, which may be moved from one descriptor to another meanwhile
+AT_ONCE = 16  # containers whose new monitors are begun together; each takes a descriptor meanwhile
+NOT_RECOVERED = 1  # exit status of a forked monitor that has said why
 PATIENCE = 30.0  # seconds in which a recovering process should have come to watch its container
 LOST = (
     "the container ended while nobody watched it, and the kernel does not tell its exit status any "
@@ -63,16 +65,34 @@ def main(options: Options, process: Process, diag: Diag) -> int:
             continue
         successor = Successor(directory, state, journal, process, diag)
         if options.sync:
-            status = max(status, successor.live(lambda: None))
+            status = max(status, _live(successor, lambda: None))
             continue
-        ready, told = os.pipe2(os.O_CLOEXEC)
-        if (pid := os.fork()) == 0:
-            os.close(ready)
-            os._exit(_detached(successor, told))
-        os.close(told)
+        try:
+            begun.append(_begin(successor, begun))
+        except OSError as error:
+            diag.error(f"cannot recover {directory}: {error.strerror}")
+            status = 1
         journal.close(remove=False)  # the child holds the lock on
-        begun.append((pid, ready, directory))
+        if len(begun) >= AT_ONCE:
+            status = max(status, _await(begun, diag))
     return max(status, _await(begun, diag))
+
+
+def _begin(successor: Successor, begun: list[tuple[int, int, str]]) -> tuple[int, int, str]:
+    """Fork a monitor; give what `_await` needs. Raises OSError."""
+    ready, told = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(ready)
+        os.close(told)
+        raise
+    if pid == 0:
+        for fd in (ready, *(other for _, other, _ in begun)):
+            os.close(fd)
+        os._exit(_detached(successor, told))
+    os.close(told)
+    return pid, ready, successor.directory
 
 
 def _below(root: str) -> list[str]:
@@ -98,14 +118,25 @@ def _detached(successor: Successor, told: int) -> int:
             os.write(told, b"\0")
             os.close(told)
 
-        return successor.live(ready)
+        return _live(successor, ready)
     except Exception as error:
         diag.exception(error)
-        return 1
+        return NOT_RECOVERED
+
+
+def _live(successor: Successor, ready: Callable[[], None]) -> int:
+    """`Successor.live`; what cannot be used in the state is said in one line."""
+    from pyconmon.options import UsageError
+
+    try:
+        return successor.live(ready)
+    except (OSError, ValueError, UsageError) as error:
+        successor.diag.error(f"cannot recover {successor.directory}: {error}")
+    return NOT_RECOVERED
 
 
 def _await(begun: list[tuple[int, int, str]], diag: Diag) -> int:
-    """Wait until each of the forked monitors has said that it watches, or has ended."""
+    """Wait until each of the forked monitors has said that it watches, or has ended; forget them."""
     status = 0
     last = monotonic() + PATIENCE
     for pid, ready, directory in begun:
@@ -114,9 +145,11 @@ def _await(begun: list[tuple[int, int, str]], diag: Diag) -> int:
         if not poller.poll(max(0.0, last - monotonic()) * 1000):
             diag.warn(f"{directory}: its new monitor (pid {pid}) takes long")
         elif not os.read(ready, 1):
-            diag.error(f"cannot recover {directory}: its new monitor has ended at once")
+            if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != NOT_RECOVERED:
+                diag.error(f"cannot recover {directory}: its new monitor has ended at once")
             status = 1
         os.close(ready)
+    begun.clear()
     return status
 
 
@@ -177,6 +210,8 @@ class Successor:
         process.environment = dict(entry.partition("=")[::2] for entry in state["environment"])
         process.oom_score = str(state.get("oom_score", "")).encode() or None
         options = check(parse(state["argv"]), created=True)
+        if options.syslog:
+            self.diag.use_syslog(options.cid or "")
         logs = open_logs(options, self.diag, opener(self.journal.known_log(), self.diag))
         survival = Survival(self.directory, state["argv"], options, process, self.diag)
         monitor = Monitor(options, process, Loop(self.diag.exception), logs, self.diag, survival)
@@ -211,7 +246,7 @@ class Successor:
 
         state = self.state
         code = state.get("code") if state["phase"] != "running" else None
-        if not isinstance(code, int):
+        if not isinstance(code, int) or not UNKNOWN <= code <= 255:
             code = UNKNOWN
             wait_status = linux.pidfd_exit_status(pidfd) if pidfd >= 0 else None
             if wait_status is None:
@@ -282,8 +317,9 @@ def _open_pipe(path: str, inode: int, *, writing: bool) -> int:
     try:
         if os.readlink(path) != name:
             return -1
-        flags = os.O_WRONLY if writing else os.O_RDONLY
-        opened = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Not as our terminal either: a container could put one there that it types ^Z into.
+        flags = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        opened = os.open(path, flags | (os.O_WRONLY if writing else os.O_RDONLY))
         # It may have put something else there between the look and the opening.
         if os.readlink(f"/proc/self/fd/{opened}") == name:
             return opened

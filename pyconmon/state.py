@@ -79,13 +79,20 @@ def _read(directory: str) -> dict[str, Any]:
         os.path.join(directory, STATE_FILE),
         os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
     )
-    with open(fd, "rb") as file:
-        if not _trusted(os.fstat(fd)) or not _trusted(os.stat(directory)):
+    try:
+        status = os.fstat(fd)
+        if status.st_mode & 0o170000 != 0o100000:
+            raise ValueError(f"{STATE_FILE} is no file")
+        if not _trusted(status) or not _trusted(os.stat(directory)):
             raise ValueError(f"another user could have written {STATE_FILE}")
-        try:
-            state = json.loads(file.read(LONGEST_STATE))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{STATE_FILE} is no JSON: {error}") from None
+        with open(fd, "rb", closefd=False) as file:
+            text = file.read(LONGEST_STATE)
+    finally:
+        os.close(fd)
+    try:
+        state = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{STATE_FILE} is no JSON: {error}") from None
     return _checked(state)
 
 
@@ -112,6 +119,9 @@ def _checked(state: Any) -> dict[str, Any]:
     for stream, inode in state["pipes"].items():
         if stream not in ("0", "1", "2") or not isinstance(inode, int):
             raise ValueError(f"{STATE_FILE} has no usable 'pipes'")
-    if state["container_pid"] <= 0:
+    if not all(0 < state[key] < 1 << 31 for key in ("container_pid", "monitor_pid")):  # pid_t
         raise ValueError(f"{STATE_FILE} names no process")
+    if state.get("boot", "") not in ("", linux.boot_id()):
+        # They have gone, whoever has their pids now.
+        state["container_start"] = state["monitor_start"] = -1
     return state

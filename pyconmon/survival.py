@@ -11,7 +11,7 @@ import os
 from time import CLOCK_BOOTTIME, clock_gettime
 
 from pyconmon import fds, linux
-from pyconmon.journal import Journal, as_reader
+from pyconmon.journal import Journal, as_reader, locked
 from pyconmon.stdio import Reader
 
 TYPE_CHECKING = False
@@ -30,6 +30,8 @@ VERSION = 1
 
 class Survival:
     """Keeps what another monitor would need. A failure here never takes the container with it.
+
+    With `--no-recovery` nothing is kept; only what an earlier container has left here goes.
 
     The state's `phase` is "running", "ended" (the code is known, reports are owed), "reported" (the exit
     command is owed) or "lost" (nothing is owed, but `reason` tells what could not be found out).
@@ -54,19 +56,36 @@ class Survival:
         self.owes_command = options.exit_command is not None
         self._journal: Journal | None = None
         self._saved: tuple[int, int] | None = None  # which file our state is in
+        # What is kept here of an earlier container, perhaps of this very name, must not be reported once
+        # ours is there: its lock is held from now on. It counts again if ours cannot be created.
+        self._earlier = -1
+        try:
+            self._earlier = locked(os.path.join(directory, JOURNAL_FILE), create=False)
+        except OSError:  # there is none as a rule, or it has its monitor
+            pass
         self._options = options
         self._diag = diag
 
     def container_created(self, pid: int, inodes: dict[int, int], logs: Logs) -> Reader | None:
         """A container is there: from now on it can be picked up. Gives what to read its streams with."""
+        earlier, self._earlier = self._earlier, -1
+        if earlier >= 0:
+            self._remove(STATE_FILE)
+        if self._options.no_recovery:
+            if earlier >= 0:
+                self._remove(JOURNAL_FILE)
+                os.close(earlier)
+            return None
         try:
-            journal = Journal(os.path.join(self.directory, JOURNAL_FILE), create=True)
+            path = os.path.join(self.directory, JOURNAL_FILE)
+            journal = Journal(path, create=True, lock=earlier)
         except OSError as error:
             self._diag.warn(f"no recovery for this container: {self.directory}: {error.strerror}")
             return None
         self.state.update(
             container_pid=pid,
             container_start=linux.start_time(pid),
+            boot=linux.boot_id(),
             pipes={str(stream): inode for stream, inode in inodes.items()},
             begun=clock_gettime(CLOCK_BOOTTIME),
         )
@@ -129,10 +148,7 @@ class Survival:
             self.state.update(phase="lost", reason=self.lost)
             self._save()
         elif self._saved == self._present():
-            try:
-                os.unlink(os.path.join(self.directory, STATE_FILE))
-            except OSError:
-                pass
+            self._remove(STATE_FILE)
         self._journal.close(remove=self._journal.has_name())
         self._journal = None
 
@@ -143,9 +159,16 @@ class Survival:
 
     def let_go(self) -> None:
         """Somebody else sees to the rest (or nobody can): the lock goes, the files stay."""
+        self._earlier = fds.close(self._earlier)
         if self._journal is not None:
             self._journal.close(remove=False)
             self._journal = None
+
+    def _remove(self, name: str) -> None:
+        try:
+            os.unlink(os.path.join(self.directory, name))
+        except OSError:
+            pass
 
     def _present(self) -> tuple[int, int] | None:
         """Which file is the state file now."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,8 @@ import pytest
 from tests.helpers import recovering
 from tests.helpers.drive import Drive
 from tests.helpers.journal import Journal
+from tests.helpers.monitors import PYCONMON
+from tests.helpers.need import need_program
 from tests.helpers.recovering import JOURNAL, STATE, box, kill_monitor, recovered, state, wait_kept
 from tests.helpers.waiting import gone, wait_until
 
@@ -168,6 +172,34 @@ def test_a_successor_inherits_nothing(drive: Make) -> None:
     assert os.getsid(pid) == pid
     for number in range(3):
         assert os.readlink(f"/proc/{pid}/fd/{number}") == "/dev/null"
+    container.kill()
+    assert container.wait_exit() == 137
+
+
+def test_a_successor_speaks_to_the_system_log_too(drive: Make, tmp_path: Path) -> None:
+    """As the caller asked of its predecessor. The system log is ours, in a /dev of its own."""
+    container = wait_kept(drive(["sleep", "1000"], options=["--syslog"]).run())
+    kill_monitor(container)
+    folder = tmp_path / "dev"
+    folder.mkdir()
+    (folder / "null").touch()
+    log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    log.settimeout(30)
+    log.bind(str(folder / "log"))
+    within = (
+        f"mount --bind /dev/null {folder}/null && mount --rbind {folder} /dev && exec {PYCONMON}"
+    )
+    program = tmp_path / "recover-there"
+    program.write_text(
+        f"#!/bin/sh\nexec {need_program('unshare')} --mount --propagation private "
+        f"""sh -c {shlex.quote(within + ' "$@"')} sh "$@"\n"""
+    )
+    program.chmod(0o755)
+    done = recovering.recover(container.directory, program=program)
+    assert done.returncode == 0, done.stderr
+    container.ctl("1 9999 9999")
+    assert "size out of range" in log.recv(4096).decode()
+    log.close()
     container.kill()
     assert container.wait_exit() == 137
 

@@ -106,6 +106,7 @@ NEWER: list[tuple[list[str], str, str]] = [
 # Ours alone.
 OURS: list[tuple[list[str], str, str]] = [
     (["--recover", "/a", "--recover-under", "/b"], "conmon: ", "at the same time"),
+    (["--recover-under", "/b", "--sync"], "conmon: ", "Cannot use --sync and --recover-under"),
     (["--recover", ""], "conmon: ", "must not be empty"),
     (["--recover", "/a", "--log-level", "loud"], "[conmon:e]", "No such log level loud"),
     *(
