@@ -14,7 +14,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ from .errors import (
     PyconmonError,
 )
 from .lookup import read_pidfile
-from .monitor import ProcessId
+from .monitor import ProcessId, parent_monitor
 from .oci_runtime import OciRuntime
 from .wire import SyncReader
 
@@ -64,6 +64,12 @@ class CreateRequest:
     seconds: float
     stderr_file: int = -1
     """A regular file that descriptor 2 refers to; what is appended to it counts as stderr."""
+    begun: int = field(
+        default_factory=lambda: int(
+            time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
+        )
+    )
+    """Clock ticks since boot: what this monitor makes is younger."""
 
 
 def create(request: CreateRequest) -> tuple[int, spawn.Child]:
@@ -296,10 +302,23 @@ def note(container: Container, pid: int, child: spawn.Child, classic: bool) -> N
     )
 
 
-def forget_half_made(container: Container, oci: OciRuntime) -> None:
+def refuse_if_alive(container: Container) -> None:
+    """CreateError for one that lives: another monitor would take its files and its place from it."""
+    pidfile = os.path.join(container.bundle_path, "pidfile")
+    init = container.init or read_pidfile(pidfile)
+    if init is None or not init.alive():
+        return
+    if container.init is not None or parent_monitor(init, container.name) is not None:
+        raise CreateError(
+            f"could not create container {container.name}: it exists already, its first process "
+            f"is {init.pid}; stop and delete it first"
+        )
+
+
+def forget_half_made(container: Container, oci: OciRuntime, begun: int) -> None:
     """After a failed create: the runtime may have got as far as keeping a state for it."""
     try:
-        if is_of(container, oci.state(container.name)):
+        if is_of(container, oci.state(container.name), begun):
             monitor = half_made_monitor(container)
             argv = argv_of.runtime_delete(oci.path, container.name, force=True)
             oci.call("delete", argv, container.name)
@@ -310,9 +329,16 @@ def forget_half_made(container: Container, oci: OciRuntime) -> None:
     spawn.reap()
 
 
-def is_of(container: Container, state: Mapping[str, Any]) -> bool:
-    """Whether that is its state; one of another bundle is somebody else's of the same name."""
-    return bool(state.get("bundle") == os.path.realpath(container.bundle_path))
+def is_of(container: Container, state: Mapping[str, Any], begun: int) -> bool:
+    """Whether that is the state of what was begun then (see CreateRequest).
+
+    One of another bundle, or with an older process, is somebody else's of the same name. In case
+    of doubt (ticks are 10 ms) it is: rather one left over than one too many ended.
+    """
+    if state.get("bundle") != os.path.realpath(container.bundle_path):
+        return False
+    init = ProcessId.of(state.get("pid") or 0)
+    return init is None or init.start_time > begun
 
 
 def half_made_monitor(container: Container) -> ProcessId | None:

@@ -78,7 +78,7 @@ class Operations(Settings):
                 pid, child = creation.create(request)
                 self.note_created(container, pid, child, not request.daemon)
             except BaseException:
-                creation.forget_half_made(container, self.oci)
+                creation.forget_half_made(container, self.oci, request.begun)
                 raise
 
     def start_container(self, container: Container) -> None:

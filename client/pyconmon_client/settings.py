@@ -95,6 +95,7 @@ class Settings:
             raise CreateError(
                 f"could not create container {container.name}: no bundle {container.bundle_path}"
             )
+        creation.refuse_if_alive(container)
         plain = output == "caller" and not (stdin or leave_stdin_open)
         classic = self._monitor.classic(plain, dialect)
         stdio = stdio or (0, 1, 2)

@@ -85,10 +85,10 @@ async def create(request: CreateRequest) -> tuple[int, spawn.Child]:
             raise
 
 
-async def forget_half_made(container: Container, oci: OciRuntime) -> None:
+async def forget_half_made(container: Container, oci: OciRuntime, begun: int) -> None:
     """After a failed create: the runtime may have got as far as keeping a state for it."""
     try:
-        if creation.is_of(container, await oci.state(container.name)):
+        if creation.is_of(container, await oci.state(container.name), begun):
             monitor = creation.half_made_monitor(container)
             argv = argv_of.runtime_delete(oci.path, container.name, force=True)
             await oci.call("delete", argv, container.name)

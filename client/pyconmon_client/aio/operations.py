@@ -103,7 +103,9 @@ class Operations:
                     pid, child = await creation.create(request)
                     blocking.note_created(container, pid, child, False)
                 except BaseException:
-                    await see_through(creation.forget_half_made(container, self._oci))
+                    await see_through(
+                        creation.forget_half_made(container, self._oci, request.begun)
+                    )
                     raise
 
     async def start_container(self, container: Container) -> None:
