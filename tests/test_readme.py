@@ -80,3 +80,22 @@ def test_make_run_tells_the_story_and_leaves_nothing() -> None:
         assert word in result.stdout
     left = {name for name in set(os.listdir("/tmp")) - before if name.startswith("first-container")}
     assert left == set()
+
+
+def test_make_run_without_root_says_so() -> None:
+    """One line, whether or not anything had to be installed."""
+    need_root()
+    # Somebody else who may still read the checkout, wherever that is.
+    nobody = [need_program("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups",
+              "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # fmt: skip
+    result = subprocess.run(
+        [*nobody, sys.executable, ROOT / "examples/first_container"],
+        env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "first_container: please run it as root (runc makes cgroups)\n"

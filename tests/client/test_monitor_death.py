@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pyconmon_client import Container, MonitorError, RecordError, Runtime, WaitTimeout
+from pyconmon_client.monitor import ProcessId
 from tests.helpers.monitors import ROOT, monitor
 from tests.helpers.waiting import gone, wait_until
 
@@ -155,6 +156,26 @@ def test_found_again_after_a_restart(
     assert again.wait(found, timeout=60) == 137
     again.delete_container(found)
     assert again.list() == []
+
+
+@pytest.mark.parametrize("name", [b") Z 1 1", b"a b) (", b"new\nline", b"\xff)"])
+def test_a_process_may_have_any_name(name: bytes) -> None:
+    """It stands in /proc/PID/stat as it is; a zombie it is only once it has ended."""
+    script = f"open('/proc/self/comm', 'wb').write({name!r}); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-ISc", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        try:
+            known = ProcessId.of(process.pid)
+            assert known is not None
+            assert process.stdout is not None and process.stdout.readline() == b"\n"
+            assert Path(f"/proc/{process.pid}/comm").read_bytes() == name + b"\n"
+            assert known.alive() and ProcessId.of(process.pid) == known
+        finally:
+            process.kill()
+        pid = process.pid
+        wait_until(lambda: gone(pid), what="its end")
+        assert not known.alive()
 
 
 def test_records_that_cannot_be_used(runtime: Runtime, running: Container) -> None:
