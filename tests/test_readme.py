@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.helpers.bundles import rootfs
 from tests.helpers.monitors import PYCONMON, ROOT
 from tests.helpers.need import need, need_program, need_root
+from tests.helpers.waiting import wait_until
 
 README = (ROOT / "README.md").read_text()
 
@@ -62,10 +63,28 @@ def test_the_links_lead_somewhere() -> None:
             assert (ROOT / target).exists(), f"{name}: {target}"
 
 
+def cgroups(name: str) -> set[str]:
+    """The cgroups of that name."""
+    return {where for where, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(where) == name}
+
+
+def naming(text: str) -> list[int]:
+    """The processes that have it on their command line."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.fsencode(text) in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+        except OSError:
+            continue
+    return found
+
+
 def test_make_run_tells_the_story_and_leaves_nothing() -> None:
     need_root()
     need_program("runc")
     before = set(os.listdir("/tmp"))
+    groups = cgroups("first")
     result = subprocess.run(
         [sys.executable, ROOT / "examples/first_container"],
         env={"PATH": os.environ["PATH"], "PYCONMON": str(PYCONMON)},
@@ -80,6 +99,11 @@ def test_make_run_tells_the_story_and_leaves_nothing() -> None:
         assert word in result.stdout
     left = {name for name in set(os.listdir("/tmp")) - before if name.startswith("first-container")}
     assert left == set()
+    place = re.search(r"/tmp/first-container-\w+", result.stdout)
+    assert place is not None
+    assert place[0] not in Path("/proc/self/mountinfo").read_text()
+    assert cgroups("first") <= groups
+    wait_until(lambda: not naming(place[0]), what="the end of all that it started")
 
 
 def test_make_run_without_root_says_so() -> None:

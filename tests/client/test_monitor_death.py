@@ -196,3 +196,27 @@ def test_process_ids_of_an_earlier_boot_do_not_count(runtime: Runtime, running: 
     found = runtime.reload(running.name)
     assert (found.init, found.monitor) == (None, None)
     assert found.state is not None and found.state.pid == 0
+
+
+def test_a_stranger_with_a_pid_of_the_containers_is_left_alone(
+    runtime: Runtime, running: Container
+) -> None:
+    """Pids are used again: the record's time of start tells that it is another process."""
+    path = Path(runtime.container_dir, f"{running.name}.json")
+    record = json.loads(path.read_text())
+    runtime.stop_container(running, timeout=0.1)
+    runtime.wait(running, timeout=30)
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as stranger:
+        try:
+            for role in ("init", "monitor"):
+                record[role] = [stranger.pid, record[role][1]]
+            path.write_text(json.dumps(record))
+            found = runtime.reload(running.name)
+            assert found.init is not None and found.init.pid == stranger.pid
+            assert not found.init.alive() and not found.init.send_signal(signal.SIGKILL)
+            runtime.stop_container(found, timeout=0.1)
+            assert runtime.update_status(found).status == "stopped"
+            runtime.delete_container(found, force=True)
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()

@@ -134,6 +134,18 @@ def test_environment_as_strings(tmp_path: Path) -> None:
     assert "PATH" not in recorder.given["env"]
 
 
+def test_environment_by_default(recorder: Recorder) -> None:
+    """A place to look for programs, and nothing of the caller's."""
+    monitor, noted = recorder.runtime_path.with_name("monitor"), recorder.record.with_name("noted")
+    monitor.write_text(f"#!/bin/sh\ncat /proc/$$/environ >{noted}\nprintf '{{\"pid\": 1}}' >&3\n")
+    monitor.chmod(0o755)
+    runtime = Runtime(recorder.runtime.path, "", monitor, dialect="classic")
+    runtime.create_container(recorder.container())
+    given = dict(word.split(b"=", 1) for word in noted.read_bytes().split(b"\0")[:-1])
+    assert given.pop(b"_OCI_SYNCPIPE") == b"3"
+    assert b"PATH" in given and set(given) <= {b"PATH", b"XDG_RUNTIME_DIR"}
+
+
 def test_inheritable_descriptors_do_not_leak(recorder: Recorder) -> None:
     read, write = os.pipe()
     try:
