@@ -287,6 +287,30 @@ def test_containers_with_odd_streams(drive: Make, tmp_path: Path, deed: str) -> 
     assert not (container.directory / STATE).exists()
 
 
+def test_a_container_that_is_stopped_has_not_ended(drive: Make) -> None:
+    """Clients are served meanwhile, and what it is told to do waits for it."""
+    script = "trap 'echo told; exit 6' TERM; echo ready; while :; do sleep 0.05; done"
+    container = drive(["sh", "-c", script], stdin=True).run()
+    wait_until(lambda: container.logged() == b"ready\n", what="the trap")
+    os.kill(container.pid, signal.SIGSTOP)
+    wait_until(lambda: stopped(container.pid), what="its stop")
+    os.kill(container.monitor_pid, signal.SIGTERM)
+    client = container.attach()
+    client.send(b"x" * 5000)
+    old = container.log.stat().st_ino
+    container.ctl("2 0 0")
+    wait_until(lambda: container.log.stat().st_ino != old, what="a new log")
+    assert stopped(container.pid)
+    assert not container.exit_file.exists()
+    os.kill(container.pid, signal.SIGCONT)
+    assert container.wait_exit() == 6
+    assert client.all()[0] == b"told\n"
+
+
+def stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def test_a_reader_of_its_own_output_and_a_death(drive: Make, tmp_path: Path) -> None:
     """It competes with us for its bytes: they are its own, and the code is still right."""
     text = (
