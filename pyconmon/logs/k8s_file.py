@@ -248,8 +248,7 @@ class K8sFile:
         else:
             # It was renamed after the checkpoint. If it cannot be found it was replaced, and that
             # comes only after all that belonged into it had been written; unless others took it away.
-            moved = self._complete_moved(head, block, consumed, end, inode, offset)
-            if not moved and inode == self._gone:
+            if not self._complete_moved(head, block, consumed, end, inode, offset):
                 end = consumed
         self._write_limited(head, block[:stop], end, checkpoint)
 
@@ -266,18 +265,23 @@ class K8sFile:
     def _complete_moved(
         self, head: bytes, block: bytes, start: int, stop: int, inode: int, offset: int
     ) -> bool:
-        """The same for a log that has another name by now; False: it has none."""
+        """The same for a log that has another name by now; False: this belongs into the present one.
+
+        Numbers are used again: a file with more names or of another owner may be anybody's.
+        """
         moved = rotation.find_inode(self.path, inode)
         if moved is None:
-            return False
+            return inode != self._gone
         try:
             fd = os.open(moved, opening.FLAGS | os.O_NOFOLLOW)
             try:
                 status = os.fstat(fd)
-                if status.st_ino == inode:
-                    text = self._text(head, block, start, stop)[max(status.st_size - offset, 0) :]
-                    while text:
-                        text = text[os.write(fd, text) :]
+                ours = status.st_uid in (0, os.geteuid()) and status.st_nlink == 1
+                if not ours or status.st_ino != inode:
+                    return False
+                text = self._text(head, block, start, stop)[max(status.st_size - offset, 0) :]
+                while text:
+                    text = text[os.write(fd, text) :]
             finally:
                 os.close(fd)
         except OSError as error:

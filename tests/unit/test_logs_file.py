@@ -593,6 +593,25 @@ def test_resuming_a_write_that_was_cut_off(
     assert died >= 5
 
 
+@pytest.mark.parametrize("whose", ["many names", "another owner"])
+def test_resuming_in_a_file_that_may_be_a_strangers(tmp_path: Path, path: Path, whose: str) -> None:
+    """Its number is the log's, but numbers are used again, and a second name is easily made."""
+    opened(path).close()
+    inode = path.stat().st_ino
+    planted = path.with_name("planted")
+    path.rename(planted)
+    if whose == "many names":
+        os.link(planted, tmp_path / "precious")
+    else:
+        need_root()
+        os.chown(planted, 1234, -1)
+    logs = opened(path)
+    logs.resume(1, b"one\ntwo\n", NOW, 0, inode, 0)
+    logs.close()
+    assert planted.stat().st_size == 0
+    assert path.read_bytes().count(b"\n") == 2
+
+
 def test_a_checkpoint_says_what_is_in_the_file(path: Path) -> None:
     logs = opened(path)
     seen: list[int] = []
