@@ -256,6 +256,8 @@ class Monitor:
         self.phase = RUNNING
         try:
             self._open_endpoints()
+        except OSError as error:  # the bundle may be gone, or elsewhere
+            self.diag.error(f"clients cannot attach: {describe(error).decode(errors='replace')}")
         except Exception as error:
             self.diag.exception(error)
         self._succeeds(self._watch_memory)

@@ -328,6 +328,24 @@ def test_a_removed_runtime_and_log_directory_do_not_matter(drive: Make, tmp_path
     assert container.wait_exit() == 137
 
 
+def test_a_bundle_that_is_elsewhere(drive: Make, tmp_path: Path) -> None:
+    """It is watched, and its end noted; what could not be written there is made up for later."""
+    container = wait_kept(drive(["sleep", "1000"]).run())
+    kill_monitor(container)
+    elsewhere = container.directory.rename(tmp_path / "elsewhere")
+    done = recovering.recover(elsewhere)
+    assert done.returncode == 0
+    assert "clients cannot attach" in done.stderr
+    assert "internal error" not in done.stderr
+    os.kill(container.pid, signal.SIGKILL)
+    wait_until(
+        lambda: "could not be written" in state(elsewhere).get("reason", ""), what="the reason"
+    )
+    elsewhere.rename(container.directory)
+    recovered(container)
+    assert container.wait_exit() == 137
+
+
 def test_without_its_journal(drive: Make) -> None:
     """Somebody cleans up what he does not know: while the monitor lives, and after its death."""
     container = wait_kept(drive(["sh", "-c", "sleep 1000; echo never"]).run())
