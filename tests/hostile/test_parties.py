@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from tests.helpers.bundles import no_pid_namespace
 from tests.helpers.drive import Drive
+from tests.helpers.need import need_program
 from tests.helpers.recovering import JOURNAL, STATE, both, box, kill_monitor, recovered, wait_kept
 from tests.helpers.waiting import gone, wait_until
 
@@ -357,6 +359,40 @@ def test_a_planted_link_is_not_followed(drive: Make, tmp_path: Path, name: str) 
     assert victim.read_text() == ""
     assert victim.stat().st_mode & 0o777 == 0o600
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_no_file_is_made_through_a_link(drive: Make, tmp_path: Path) -> None:
+    """All that a life creates, as strace sees it; only the log is opened as the caller names it."""
+    strace, trace = need_program("strace"), tmp_path / "trace"
+    persist = tmp_path / "persist"
+    persist.mkdir()
+    container = drive(["sh", "-c", "seq 1 5000; exit 6"], options=[
+        "--persist-dir", persist, "--log-size-max", "9000", "--log-rotate",
+    ])  # fmt: skip
+    wrapper = tmp_path / "traced-monitor"
+    wrapper.write_text(
+        f"#!/bin/sh\nexec {strace} -D -f -qq -s 4096 -e trace=open,openat,openat2,creat "
+        f'-o {trace} {container.monitor} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    container.monitor = wrapper
+    container.run()
+    assert container.wait_exit() == 6
+    container.wait_monitor()
+    ours = f"{tmp_path}/({container.directory.name}|{persist.name})/"
+    names = (STATE, JOURNAL, "conmon.pid", "/persist/exit", "/exits/", "ctr.log.new")
+
+    def made() -> list[tuple[str, str]]:
+        found = re.findall(rf'"({ours}[^"]*)", (\S*O_CREAT\S*)', trace.read_text())
+        paths = " ".join(path for path, _, _ in found)
+        if not all(name in paths for name in names):
+            return []
+        return [(path, flags) for path, _, flags in found]
+
+    for path, flags in wait_until(made, what=f"the making of {names}"):
+        # The pid file is the runtime's.
+        if path not in (str(container.log), str(container.pidfile)):
+            assert "O_EXCL" in flags or "O_NOFOLLOW" in flags, (path, flags)
 
 
 def test_a_state_of_another_user_is_not_run(drive: Make, tmp_path: Path) -> None:
