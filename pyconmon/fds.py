@@ -39,7 +39,10 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
     temporary = f"{path}.{os.urandom(4).hex()}"
     fd = os.open(temporary, flags, mode)
     try:
-        write_all(fd, data)
+        try:
+            write_all(fd, data)
+        finally:
+            os.close(fd)  # a disk far away (NFS) may tell only now that it is full
         os.rename(temporary, path)
     except BaseException:
         try:
@@ -47,8 +50,6 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
         except OSError:
             pass
         raise
-    finally:
-        os.close(fd)
 
 
 def remove_temporaries(path: str) -> None:

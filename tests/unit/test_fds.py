@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import struct
 import threading
 from pathlib import Path
 
@@ -40,6 +42,23 @@ def test_closing() -> None:
 
 
 # --- replace_file
+
+
+def test_the_name_appears_when_nothing_can_go_wrong_any_more(tmp_path: Path) -> None:
+    """Also the closing may fail: then the name must still be the old file's."""
+    closed, moved = 0x8, 0x80  # IN_CLOSE_WRITE, IN_MOVED_TO
+    libc = ctypes.CDLL(None, use_errno=True)
+    watch = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    assert libc.inotify_add_watch(watch, os.fsencode(tmp_path), closed | moved) >= 0
+    fds.replace_file(str(tmp_path / "a"), b"text")
+    events = os.read(watch, 4096)
+    os.close(watch)
+    found = []
+    while events:
+        _, mask, _, size = struct.unpack_from("iIII", events)
+        found.append(mask)
+        events = events[16 + size :]
+    assert found == [closed, moved]
 
 
 def test_a_new_file(tmp_path: Path) -> None:
