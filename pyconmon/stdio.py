@@ -60,6 +60,27 @@ class Reader:
         """The sinks have what was read."""
 
 
+class Void:
+    """Where output goes that nobody wants: moved there by the kernel, splice(2), seen by nobody."""
+
+    def __init__(self) -> None:
+        self._fd = -1
+
+    def swallow(self, fd: int) -> int | None:
+        """Take what is in the pipe: so many bytes, 0 at the end, None where nothing is there."""
+        if self._fd < 0:
+            self._fd = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            return os.splice(fd, self._fd, BUSY_PIPE)
+        except BlockingIOError:
+            return None
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
 class Pump:
     """One stream of the container: read when there is something, hand it to the sink. Owns its descriptor.
 
@@ -80,6 +101,8 @@ class Pump:
         self.fd = fd
         self.stream = stream
         self.attached: Callable[[], bool] = lambda: False
+        # Gives where the output may go unread at the moment; None: somebody wants it.
+        self.unheard: Callable[[], Void | None] = lambda: None
         self._loop = loop
         self.reader = reader
         self._sink = sink
@@ -101,27 +124,33 @@ class Pump:
         for pump in self.siblings:
             if pump.resting:  # what it has was written before what we are to read
                 pump._ready(0)
-        view = self.reader.read(self.fd, self.stream)
-        if view is None:
+        void = self.unheard()
+        size, pause = self._take() if void is None else (void.swallow(self.fd), 0.0)
+        if size is None:
             self._pause(0.0)
             return
-        size = len(view)
         if size == 0:
             self._ended()
             return
-        pause = self._sink(view)
-        view.release()
-        self.reader.done()
         if pause <= 0.0:
             pause = self._pace.after(size, monotonic(), self.attached())
             if not self._enlarged and (self._pace.quick or size >= ORDINARY_PIPE):
                 self._enlarge()
             if any(pump.resting for pump in self.siblings):
-                pause = (
-                    0.0  # with two at rest, nobody could tell which of them was written to first
-                )
+                pause = 0.0  # with two at rest, nobody could tell which was written to first
             self.resting = pause > 0.0 and self.fd >= 0
         self._pause(pause)
+
+    def _take(self) -> tuple[int | None, float]:
+        """Read once and hand it over: size (0: the end, None: nothing there), and the sink's pause."""
+        view = self.reader.read(self.fd, self.stream)
+        if view is None:
+            return None, 0.0
+        size = len(view)
+        pause = self._sink(view) if size else 0.0
+        view.release()
+        self.reader.done()
+        return size, pause
 
     def hurry(self) -> None:
         """Somebody waits for what comes next."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from pyconmon.stdio import Pump, Reader, Stdin
+from pyconmon.stdio import Pump, Reader, Stdin, Void
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Streams:
         self._on_terminal: list[Callable[[int], None]] = []
         self._console: Console | None = None
         self._caller: CallerTerminal | None = None
+        self._void = Void()
         self._held: list[tuple[int, bytes]] | None = []
         self._held_size = 0
         self._runtime_speaks = True
@@ -87,12 +88,15 @@ class Streams:
         )
         pump.attached = self._has_clients
         pump.siblings = self.pumps
+        if not terminal:
+            pump.unheard = self._unheard
         self.pumps.append(pump)
         return pump
 
     def adopt(self, ours: dict[int, int]) -> None:
         """Go on with the pipes of a container that another monitor has created."""
         self._held = None
+        self._runtime_speaks = False
         self.take(ours)
 
     def read_with(self, reader: Reader) -> None:
@@ -149,6 +153,11 @@ class Streams:
 
     def _has_clients(self) -> bool:
         return self._attached()
+
+    def _unheard(self) -> Void | None:
+        """Neither a log nor a client wants what comes now, nor is it kept for anybody."""
+        kept = self._runtime_speaks or self._held is not None
+        return None if kept or self._logs.wanted or self._attached() else self._void
 
     def _flow(self, stream: int, view: memoryview) -> float:
         if self._runtime_speaks:
@@ -219,6 +228,7 @@ class Streams:
         for pump in self.pumps:
             pump.close()
         self.stdin.close()
+        self._void.close()
         if self._console is not None:
             self._console.close()
         if self._caller is not None:

@@ -101,6 +101,11 @@ class Logs:
         # Is told what the journal driver has sent, and what it holds back at the end of a write().
         self.keep: Keep | None = None
 
+    @property
+    def wanted(self) -> bool:
+        """There is a log at all."""
+        return self.wants_journal or self.opened is not None or self.file is not None
+
     def load(self) -> None:
         """Import and make the drivers, if that has not been done: when nobody waits for it any more."""
         options, self.unloaded = self.unloaded, None

@@ -103,6 +103,20 @@ def test_a_late_client_gets_what_comes_from_then_on(harness: Harness) -> None:
     assert client.stream(2) == b"late\n"
 
 
+def test_a_late_client_of_a_container_without_a_log(harness: Harness) -> None:
+    """What nobody wants is not even read; that ends with the first client."""
+    script = "seq 200000; read x; seq 200001 200100; read x; seq 300000; exit 5"
+    container = harness.container(["sh", "-c", script])
+    container.run("-i", "--leave-stdin-open", log=["none"])
+    client = container.attach()
+    client.send(b"\n")
+    client.read_until(b"\n200100\n")
+    assert client.stream(2).endswith(b"".join(b"%d\n" % n for n in range(200001, 200101)))
+    client.send(b"\n")
+    client.close()
+    assert container.wait_exit() == "5"
+
+
 def test_the_end(harness: Harness) -> None:
     """EOF for all, and then a connect that fails at once and does not hang."""
     container = harness.running(["sh", "-c", "echo a; exit 3"])

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from pyconmon import linux
 from pyconmon.caller import raw
 from pyconmon.loop import Loop
-from pyconmon.stdio import BIGGEST_READ, BUSY_PIPE, Pump, Reader, Stdin, keep_freed_memory
+from pyconmon.stdio import BIGGEST_READ, BUSY_PIPE, Pump, Reader, Stdin, Void, keep_freed_memory
 
 
 class Sink:
@@ -147,6 +148,25 @@ def test_a_pause_does_not_outlive_the_pump(pipe: Pipe) -> None:
     pipe.pump.close()
     pipe.loop.turn(0.01)
     assert pipe.pump.fd == -1
+
+
+def test_what_nobody_hears_is_not_read(pipe: Pipe) -> None:
+    void = Void()
+    heard = False
+    pipe.pump.unheard = lambda: None if heard else void
+    pipe.pump.start()
+    pipe.write(b"unheard")
+    pipe.loop.turn()
+    assert linux.bytes_waiting(pipe.pump.fd) == 0
+    heard = True
+    pipe.write(b"heard")
+    pipe.loop.turn()
+    assert pipe.sink.data == b"heard"
+    heard = False
+    pipe.close_writer()
+    pipe.until(lambda: pipe.pump.fd == -1)
+    void.close()
+    void.close()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ class Logs:
     """Keeps what is to be logged."""
 
     passthrough = False
+    wanted = True
 
     def __init__(self) -> None:
         self.written: list[tuple[int, bytes]] = []
@@ -259,3 +260,17 @@ def test_a_terminal_that_never_comes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert bench.streams.stdin.write(memoryview(b"x")) == 0
     bench.close()
     assert not Path(path).exists()
+
+
+def test_without_a_log_and_clients_nothing_is_handed_on(bench: Bench) -> None:
+    bench.logs.wanted = False
+    bench.take(STDOUT, STDERR)
+    bench.write(STDERR, b"the runtime's words")
+    assert bench.streams.messages() == b"the runtime's words", "those are always wanted"
+    bench.streams.flow()
+    said = list(bench.logs.written)
+    bench.write(STDOUT, b"unheard")
+    bench.connect()
+    bench.write(STDOUT, b"heard")
+    assert bench.broadcasts == [(2, b"heard")]
+    assert bench.logs.written == [*said, (STDOUT, b"heard")]
