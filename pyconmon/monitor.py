@@ -12,6 +12,7 @@ import os
 
 from pyconmon import fds, linux
 from pyconmon.container import ContainerProcess
+from pyconmon.exit_report import exit_files, write_exit_file
 from pyconmon.fds import describe
 from pyconmon.loop import READABLE
 from pyconmon.reaper import UNKNOWN, Reaper, exit_status
@@ -237,6 +238,8 @@ class Monitor:
 
     def limit_time(self, seconds: float) -> None:
         """End the container unless it ends by itself before that."""
+        from pyconmon import processes  # noqa: F401  (by then an upgrade may have taken its file)
+
         self.loop.call_after(seconds, self._time_is_up)
 
     def _become_survivable(self, pid: int) -> None:
@@ -328,7 +331,8 @@ class Monitor:
         ]
         # What fails is tried once more: by then descriptors and memory have been given back.
         for step in [step for step in steps if not self._succeeds(step)]:
-            self._succeeds(step)
+            if not self._succeeds(step) and step == self._report and self.survival is not None:
+                self.survival.unwritten.append("all reports")
         self._finish(0 if self._classic else self.code if self.code >= 0 else 255)
 
     def _succeeds(self, step: Callable[[], None]) -> bool:
@@ -370,8 +374,6 @@ class Monitor:
             self.endpoints.finish()
 
     def _report(self) -> None:
-        from pyconmon.exit_report import exit_files, write_exit_file
-
         for directory, name in exit_files(self.options):
             before = self.survival.before if self.survival is not None else None
             written = write_exit_file(directory, name, self.code, self.diag, before)

@@ -115,7 +115,7 @@ class Survival:
         if self._journal is not None:
             self.state.update(phase="ended", code=code, timed_out=timed_out)
             if "exit_files" not in self.state:
-                from pyconmon.exit_report import present_files  # needed at the end only
+                from pyconmon.exit_report import present_files  # its other half is the monitor's
 
                 self.state["exit_files"] = present_files(self._options)
             self._save()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from tests.helpers import recovering
 from tests.helpers.drive import Drive
+from tests.helpers.monitors import PYCONMON, ROOT
 from tests.helpers.need import need, need_root
 from tests.helpers.recovering import STATE, box, kill_monitor, recovered, wait_kept
 from tests.helpers.waiting import gone, wait_until
@@ -332,3 +334,34 @@ def test_words_and_environment_near_the_limit(drive: Make, tmp_path: Path) -> No
         lambda: told.read_text() == f"{len(words)} {total} 131000 131000\n", what="the exit command"
     )
     container.wait_monitor()
+
+
+@pytest.mark.parametrize("options", [[], ["-T", "3"]], ids=["ends", "is-ended"])
+def test_its_program_is_taken_away(drive: Make, tmp_path: Path, options: list[str]) -> None:
+    """Someone removes or replaces the package while containers run: what they need is in memory."""
+    text = PYCONMON.read_text()
+    need(f'"{ROOT}"' in text, "a pyconmon command that starts the checkout's")
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "pyconmon", copy / "pyconmon")
+    command = tmp_path / "pyconmon"
+    command.write_text(text.replace(f'"{ROOT}"', f'"{copy}"'))
+    command.chmod(0o755)
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\necho ran >> {tmp_path}/hooked\n")
+    hook.chmod(0o755)
+    container = drive(
+        ["sh", "-c", "echo begun; while [ ! -e /box/go ]; do sleep 0.1; done; exit 3"],
+        monitor=command,
+        edit=box(tmp_path / "box"),
+        options=["--exit-command", str(hook), *options],
+    )
+    container.run()
+    wait_until(lambda: b"begun\n" in container.log.read_bytes(), what="output")
+    shutil.rmtree(copy)
+    if not options:
+        (tmp_path / "box" / "go").touch()
+    assert container.wait_exit() == (-1 if options else 3)
+    container.wait_monitor()
+    assert (tmp_path / "hooked").read_text() == "ran\n"
+    assert not (container.directory / STATE).exists()
+    wait_until(lambda: gone(container.pid), what="the container's end")
