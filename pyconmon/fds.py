@@ -28,8 +28,10 @@ def close(fd: int) -> int:
     return -1
 
 
-def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
+def replace_file(path: str, data: bytes, mode: int = 0o644) -> tuple[int, int]:
     """Put `data` under `path` in one step (temporary file beside it, then rename). Raises OSError.
+
+    Gives device and inode of the new file.
 
     Readers act on the name's appearance (CRI-O watches the exit directory with inotify, Podman reads as
     soon as the name exists), so the content has to be whole by then. The temporary name is fresh and
@@ -41,6 +43,7 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
     try:
         try:
             write_all(fd, data)
+            status = os.fstat(fd)
         finally:
             os.close(fd)  # a disk far away (NFS) may tell only now that it is full
         os.rename(temporary, path)
@@ -50,6 +53,7 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
         except OSError:
             pass
         raise
+    return status.st_dev, status.st_ino
 
 
 def remove_temporaries(path: str) -> None:

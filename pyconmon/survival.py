@@ -183,8 +183,7 @@ class Survival:
             return  # somebody has cleared up; what is there now may be a later container's
         try:
             data = _json(self.state).encode("ascii") + b"\n"
-            fds.replace_file(os.path.join(self.directory, STATE_FILE), data, 0o600)
-            self._saved = self._present()
+            self._saved = fds.replace_file(os.path.join(self.directory, STATE_FILE), data, 0o600)
         except OSError as error:
             self._diag.warn(f"cannot keep {self.directory}/{STATE_FILE}: {error.strerror}")
 

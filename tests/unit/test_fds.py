@@ -65,12 +65,14 @@ def test_a_new_file(tmp_path: Path) -> None:
     old = os.umask(0o022)
     try:
         fds.replace_file(str(tmp_path / "a"), b"text")
-        fds.replace_file(str(tmp_path / "b"), b"", 0o600)
+        which = fds.replace_file(str(tmp_path / "b"), b"", 0o600)
     finally:
         os.umask(old)
     assert (tmp_path / "a").read_bytes() == b"text"
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "b").stat().st_mode & 0o777 == 0o600
+    status = (tmp_path / "b").stat()
+    assert which == (status.st_dev, status.st_ino)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
