@@ -216,12 +216,8 @@ def test_listen_pid_that_is_none_is_a_failure(harness: Harness, value: str) -> N
 def test_the_environment_goes_on_unchanged(harness: Harness) -> None:
     """Python in the C locale would add LC_CTYPE to it; Podman starts monitors without LANG."""
     container = harness.container(["true"])
-    runtime = container.runtime = harness.script("noting", "exec /usr/bin/env -0 >&2; exit 1")
-    env = {"FOO": "b\udcffr", "NOTIFY_SOCKET": "/nope", "XDG_RUNTIME_DIR": "/run/user/0"}
-    del env["FOO"]
-    call = container.create(env=env)
-    # The message ends at the first NUL, so the runtime gives one variable a line instead.
-    runtime.write_text("#!/bin/sh\n/usr/bin/env >&2; exit 1\n")
+    container.runtime = harness.script("noting", "/usr/bin/env >&2; exit 1")
+    env = {"NOTIFY_SOCKET": "/nope", "XDG_RUNTIME_DIR": "/run/user/0"}
     call = container.create(env=env)
     lines = set(call.sync.value()["message"].splitlines())
     own = {"PWD", "OLDPWD", "SHLVL", "_"}  # the shell's
