@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import socket
 import termios
 from collections.abc import Callable, Iterator
 
@@ -166,6 +167,19 @@ def test_what_nobody_hears_is_not_read(pipe: Pipe) -> None:
     pipe.close_writer()
     pipe.until(lambda: pipe.pump.fd == -1)
     void.close()
+    void.close()
+
+
+def test_what_cannot_be_moved_is_read_and_forgotten() -> None:
+    void = Void()
+    ours, theirs = socket.socketpair()  # splice() wants a pipe
+    with ours, theirs:
+        ours.setblocking(False)
+        assert void.swallow(ours.fileno()) is None
+        theirs.send(b"seven..")
+        assert void.swallow(ours.fileno()) == 7
+        theirs.close()
+        assert void.swallow(ours.fileno()) == 0
     void.close()
 
 
