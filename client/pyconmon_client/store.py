@@ -149,7 +149,7 @@ def _pair(process: ProcessId | None) -> list[int] | None:
 def _process(pair: Any) -> ProcessId | None:
     if pair is None:
         return None
-    pid, start_time = pair
+    pid, start_time = pair if isinstance(pair, list) and len(pair) == 2 else (0, 0)
     if not (type(pid) is type(start_time) is int and 0 < pid < 1 << 31):
         raise ValueError(f"{pair!r} is no process")
     return ProcessId(pid, start_time)

@@ -125,7 +125,7 @@ def test_a_record_under_another_name(runtime: Runtime, running: Container) -> No
     with pytest.raises(RecordError, match="container c0"):
         runtime.reload("other")
     (directory / "other.json").write_text(json.dumps(record | {"name": "other", "init": []}))
-    with pytest.raises(RecordError, match="IndexError"):
+    with pytest.raises(RecordError, match="is no process"):
         runtime.reload("other")
     assert [container.name for container in runtime.list()] == ["c0"]
 
