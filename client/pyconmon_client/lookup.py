@@ -6,6 +6,7 @@ started. Callers rely on None for what is gone or cannot be told for sure.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,20 @@ def read_pidfile(path: str, name: str = "") -> ProcessId | None:
             return process
         return process if name in psutil.Process(process.pid).cmdline() else None
     except (OSError, psutil.Error):
+        return None
+
+
+def successor(bundle: str) -> ProcessId | None:
+    """The monitor that has taken over from one that died (pyconmon only), while it is there.
+
+    It has written itself into the state file beside the container.
+    """
+    try:
+        with open(os.path.join(bundle, "pyconmon-state.json"), "rb") as file:
+            state = json.load(file)
+        found = ProcessId(state["monitor_pid"], state["monitor_start"])
+        return found if found.alive() else None
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
@@ -55,7 +70,7 @@ def monitor_of(container: Container) -> ProcessId | None:
     """
     if container.monitor is None or not container.monitor.alive():
         pidfile = os.path.join(container.bundle_path, "conmon.pid")
-        found = read_pidfile(pidfile, container.name)
+        found = read_pidfile(pidfile, container.name) or successor(container.bundle_path)
         if found is None and container.init is not None:
             found = parent_monitor(container.init, container.name)
         container.monitor = found or container.monitor

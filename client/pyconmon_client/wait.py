@@ -85,6 +85,9 @@ class ExitWatch(Closing):
         self._monitor = later.open() if later is not None else None
         if self._monitor is not None:
             return None
+        found = read_exit_file(self.exit_file)  # one that took over may have left meanwhile
+        if found is not None:
+            return found
         code = kernel_exit_code(self._init)
         return UNKNOWN if code is None else Exit(code)
 

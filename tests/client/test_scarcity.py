@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import resource
@@ -267,6 +268,35 @@ def test_a_monitor_that_somebody_else_has_called(runc: Path, tmp_path: Path, mak
         ended = watch.wait(60)
         assert (ended.code, ended.finished is not None) == (9, True)
     assert runtime.update_status(container).exit_code == 9
+
+
+@pytest.mark.parametrize("option", ["--recover", "--recover-under"])
+@pytest.mark.parametrize("log", [False, True], ids=["classic", "modern"])
+def test_a_later_monitor_that_takes_its_time(
+    runc: Path, tmp_path: Path, make: Make, option: str, log: bool
+) -> None:
+    """The code is not unknown as long as somebody is about to report it."""
+    program = monitor("pyconmon")
+    runtime = Runtime(runc, tmp_path / "containers", program)
+    container = make(*sh("trap 'exit 9' TERM; echo here; while :; do sleep 0.1; done"), log=log)
+    runtime.create_container(container)
+    runtime.start_container(container)
+    bundle = Path(container.bundle_path)
+    with runtime.watch_exit(container) as watch:
+        assert container.monitor is not None and container.init is not None
+        container.monitor.send_signal(signal.SIGKILL)
+        assert container.monitor.wait(20)
+        where = bundle if option == "--recover" else bundle.parent
+        subprocess.run([program, option, where], check=True, stdin=subprocess.DEVNULL)
+        later = json.loads((bundle / "pyconmon-state.json").read_text())["monitor_pid"]
+        os.kill(later, signal.SIGSTOP)
+        try:
+            container.init.send_signal(signal.SIGTERM)
+            assert container.init.wait(20)
+            assert watch.check() is None
+        finally:
+            os.kill(later, signal.SIGCONT)
+        assert watch.wait(60).code == 9
 
 
 def test_many_waits_without_inotify(native: aio.Runtime, make: Make, run: Run) -> None:
