@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -296,7 +297,9 @@ def test_a_stale_pid_file_is_never_believed(harness: Harness) -> None:
         for each in (container, session):
             each.pidfile.write_text(str(bystander.pid))
         container.runtime = session.runtime
-        for call in (container.create(), session.begin(), session.begin("-T", "1")):
+        overdue = partial(session.begin, "-T", "1")
+        for begin in (container.create, session.begin, overdue):  # one after the other: one bundle
+            call = begin()
             assert call.sync.value() == {"data": -1, "message": "no\n"}
             assert call.sync.rest() == b""
         assert bystander.running
