@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 NAME = "attach"
 LISTEN_BACKLOG = 10
+MOST_TRIES = 100  # to get a name for which others compete
 LONGEST_LINK = 107  # a link as long as this is made one byte shorter, as all conmon clients expect
 SO_PEERCRED = 17  # asm-generic/socket.h
 SEND_BUFFER = 512 * 1024  # asked for; the kernel grants what net.core.wmem_max allows
@@ -316,29 +317,47 @@ def make_link(path: str, bundle: str) -> Identity:
     return identify(path)
 
 
-def listen_in(bundle: str) -> tuple[_socket.socket, Identity]:
-    """Listen on the socket `attach` in the bundle; the socket and the file's identity. OSError."""
+def listen_in(bundle: str) -> tuple[_socket.socket, Identity | None]:
+    """Listen on the socket `attach` in the bundle; the socket and the file's identity. OSError.
+
+    Commands that are exec'ed at the same time may share a bundle: the last one has the name then, and
+    there is no identity for one whose file was taken away at once.
+    """
     directory = os.open(bundle, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     listener = None
     try:
-        try:
-            os.unlink(NAME, dir_fd=directory)
-        except FileNotFoundError:
-            pass
         kind = _socket.SOCK_SEQPACKET | _socket.SOCK_NONBLOCK
         listener = _socket.socket(_socket.AF_UNIX, kind, 0)
         # The file gets the socket's mode, so that it is nobody else's from its birth on.
         os.fchmod(listener.fileno(), 0o700)
-        # By way of the descriptor a bundle's path may be longer than the 107 bytes of an address.
-        listener.bind(f"/proc/self/fd/{directory}/{NAME}")
+        _bind(listener, directory)
         listener.listen(LISTEN_BACKLOG)
-        return listener, identify(NAME, directory)
+        try:
+            return listener, identify(NAME, directory)
+        except FileNotFoundError:
+            return listener, None  # another monitor's will be there
     except OSError:
         if listener is not None:
             listener.close()
         raise
     finally:
         os.close(directory)
+
+
+def _bind(listener: _socket.socket, directory: int) -> None:
+    """Bind to the name in place of what has it. OSError."""
+    for left in range(MOST_TRIES, 0, -1):
+        try:
+            os.unlink(NAME, dir_fd=directory)
+        except FileNotFoundError:
+            pass
+        try:
+            # By way of the descriptor a bundle's path may be longer than the 107 bytes of an address.
+            listener.bind(f"/proc/self/fd/{directory}/{NAME}")
+            return
+        except OSError as error:  # another monitor was quicker
+            if error.errno != errno.EADDRINUSE or left == 1:
+                raise
 
 
 def identify(path: str, directory: int | None = None) -> Identity:

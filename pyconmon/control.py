@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RESIZE = 1
 REOPEN_LOGS = 2
 
+MOST_TRIES = 100  # to get a name for which others compete
 LONGEST_SIZE = 1000  # rows or columns; conmon refuses more since 2.2.0
 LONGEST_FRAGMENT = 199  # a line longer than conmon's buffer is nobody's message
 READ_SIZE = 4096
@@ -165,6 +166,19 @@ class Fifo:
         self._identity = (0, 0)
 
     def open(self) -> None:
+        """Make it and read it, in place of what has its name. Raises OSError."""
+        for left in range(MOST_TRIES, 0, -1):
+            try:
+                self._make()
+                return
+            except (
+                FileExistsError,
+                FileNotFoundError,
+            ):  # another monitor of this bundle was quicker
+                if left == 1:
+                    raise
+
+    def _make(self) -> None:
         try:
             os.unlink(self._path)
         except FileNotFoundError:

@@ -307,6 +307,16 @@ def test_a_stale_pid_file_is_never_believed(harness: Harness) -> None:
         bystander.end()
 
 
+@target("2.1.6 ends without a message where another one was quicker")
+def test_execs_of_one_bundle_at_the_same_time(harness: Harness) -> None:
+    """They compete for the names of sockets and fifos; each has its own answer all the same."""
+    session = harness.container(["true"]).exec(["true"])
+    session.runtime = harness.script("failing", "echo no >&2; exit 1")
+    for _ in range(4):
+        for call in [session.begin() for _ in range(8)]:
+            assert call.sync.value() == {"data": -1, "message": "no\n"}
+
+
 @both_apis
 def test_an_empty_pid_file_made_beforehand_hides_no_failure(harness: Harness, api: int) -> None:
     session = harness.running(SLEEP).exec(["/nope"])
