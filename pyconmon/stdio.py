@@ -206,13 +206,10 @@ class Pump:
         self._timer = None
         if self.fd < 0:
             return
-        view = self.reader.read(self.fd, self.stream)
-        if view is not None and len(view) == 0:
+        size, _ = self._take()
+        if size == 0:
             self._timer = self._loop.call_after(0.1, self.start_again)
             return
-        if view is not None:
-            self._sink(view)
-            self.reader.done()
         self._loop.watch(self.fd, READABLE, self._ready)
 
     def drain(self) -> None:
@@ -225,13 +222,10 @@ class Pump:
         except OSError:
             left = BUSY_PIPE
         while left > 0:
-            view = self.reader.read(self.fd, self.stream)
-            if view is None or len(view) == 0:
+            size, _ = self._take()
+            if not size:
                 return
-            left -= len(view)
-            self._sink(view)
-            view.release()
-            self.reader.done()
+            left -= size
 
     def close(self) -> None:
         self._forget_timer()

@@ -120,12 +120,10 @@ def add_run(
         text = block[start:stop].replace(LF, LF + head)
         buffers += (head, memoryview(text)[:-HEAD])
         return len(text)
-    view = memoryview(block)
-    head = head[:-2] + b"P "
-    buffers += (head, view[start : min(start + RECORD_MAX, stop)])
-    if partial > 1:
-        between = LF + head
-        for at in range(start + RECORD_MAX, stop, RECORD_MAX):
-            buffers += (between, view[at : min(at + RECORD_MAX, stop)])
+    view = memoryview(block)[:stop]
+    before = head = head[:-2] + b"P "
+    for at in range(start, stop, RECORD_MAX):
+        buffers += (before, view[at : at + RECORD_MAX])
+        before = LF + head
     buffers.append(LF)
     return stop - start + (HEAD + 1) * partial
