@@ -276,8 +276,7 @@ class K8sFile:
             fd = os.open(moved, opening.FLAGS | os.O_NOFOLLOW)
             try:
                 status = os.fstat(fd)
-                ours = status.st_uid in (0, os.geteuid()) and status.st_nlink == 1
-                if not ours or status.st_ino != inode:
+                if not rotation.is_ours(status) or status.st_ino != inode:
                     return False
                 text = self._text(head, block, start, stop)[max(status.st_size - offset, 0) :]
                 while text:

@@ -122,4 +122,4 @@ def _is_log(status: os.stat_result, known: KnownLog | None) -> bool:
         return True
     else:
         likely = kind in (REGULAR, FIFO) and kind == known[1][2]
-    return likely and status.st_nlink == 1 and status.st_uid in (0, os.geteuid())
+    return likely and rotation.is_ours(status)

@@ -38,6 +38,11 @@ def is_regular(status: os.stat_result) -> bool:
     return status.st_mode & 0o170000 == 0o100000
 
 
+def is_ours(status: os.stat_result) -> bool:
+    """Whether nobody else can have put it there, made of a file of his choice: our own, with one name."""
+    return status.st_nlink == 1 and status.st_uid in (0, os.geteuid())
+
+
 def ends_torn(path: str, size: int) -> bool:
     """Whether the file's last record has no newline: a monitor or a machine died while writing it."""
     if not size:
