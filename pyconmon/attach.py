@@ -17,6 +17,7 @@ import select
 import sys
 from time import monotonic
 
+from pyconmon import fds
 from pyconmon.attach_client import AttachClient, InputBuffer
 from pyconmon.backlog import Backlog, cut
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 NAME = "attach"
 LISTEN_BACKLOG = 10
-MOST_TRIES = 100  # to get a name for which others compete
 LONGEST_LINK = 107  # a link as long as this is made one byte shorter, as all conmon clients expect
 SO_PEERCRED = 17  # asm-generic/socket.h
 SEND_BUFFER = 512 * 1024  # asked for; the kernel grants what net.core.wmem_max allows
@@ -330,7 +330,8 @@ def listen_in(bundle: str) -> tuple[_socket.socket, Identity | None]:
         listener = _socket.socket(_socket.AF_UNIX, kind, 0)
         # The file gets the socket's mode, so that it is nobody else's from its birth on.
         os.fchmod(listener.fileno(), 0o700)
-        _bind(listener, directory)
+        bound = listener
+        fds.compete(lambda: _bind(bound, directory))
         listener.listen(LISTEN_BACKLOG)
         try:
             return listener, identify(NAME, directory)
@@ -346,18 +347,12 @@ def listen_in(bundle: str) -> tuple[_socket.socket, Identity | None]:
 
 def _bind(listener: _socket.socket, directory: int) -> None:
     """Bind to the name in place of what has it. OSError."""
-    for left in range(MOST_TRIES, 0, -1):
-        try:
-            os.unlink(NAME, dir_fd=directory)
-        except FileNotFoundError:
-            pass
-        try:
-            # By way of the descriptor a bundle's path may be longer than the 107 bytes of an address.
-            listener.bind(f"/proc/self/fd/{directory}/{NAME}")
-            return
-        except OSError as error:  # another monitor was quicker
-            if error.errno != errno.EADDRINUSE or left == 1:
-                raise
+    try:
+        os.unlink(NAME, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    # By way of the descriptor a bundle's path may be longer than the 107 bytes of an address.
+    listener.bind(f"/proc/self/fd/{directory}/{NAME}")
 
 
 def identify(path: str, directory: int | None = None) -> Identity:

@@ -13,6 +13,8 @@ import errno
 import os
 import select
 
+from pyconmon import fds
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 RESIZE = 1
 REOPEN_LOGS = 2
 
-MOST_TRIES = 100  # to get a name for which others compete
 LONGEST_SIZE = 1000  # rows or columns; conmon refuses more since 2.2.0
 LONGEST_FRAGMENT = 199  # a line longer than conmon's buffer is nobody's message
 READ_SIZE = 4096
@@ -167,16 +168,7 @@ class Fifo:
 
     def open(self) -> None:
         """Make it and read it, in place of what has its name. Raises OSError."""
-        for left in range(MOST_TRIES, 0, -1):
-            try:
-                self._make()
-                return
-            except (
-                FileExistsError,
-                FileNotFoundError,
-            ):  # another monitor of this bundle was quicker
-                if left == 1:
-                    raise
+        fds.compete(self._make)
 
     def _make(self) -> None:
         try:

@@ -6,9 +6,16 @@ through a symlink. Who owns a descriptor closes it; nothing here keeps one.
 
 from __future__ import annotations
 
+import errno
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 LONGEST_STATUS = 4096  # bytes of a pid or exit file that are looked at
+MOST_TRIES = 100  # to get a name for which others compete
+LOST = (errno.EADDRINUSE, errno.EEXIST, errno.ENOENT)
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -54,6 +61,21 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> tuple[int, int]:
             pass
         raise
     return status.st_dev, status.st_ino
+
+
+def compete(take: Callable[[], None]) -> None:
+    """Call `take()`, which makes something in place of what has its name, until the name is had.
+
+    Monitors of execs at the same time may share a bundle, and each removes what another one has just
+    made. Raises what `take` raises for other reasons, or all the time.
+    """
+    for left in range(MOST_TRIES, 0, -1):
+        try:
+            take()
+            return
+        except OSError as error:
+            if error.errno not in LOST or left == 1:
+                raise
 
 
 def remove_temporaries(path: str) -> None:
